@@ -1,0 +1,64 @@
+# Run through ./just, which brings the environment.  Recipes only name commands; what those do is their own business.
+
+set positional-arguments
+
+[private]
+default:
+    @just --list --unsorted
+
+# show the shim under a private containerd, from build to clean-up
+demo *ARGS:
+    @python -m shim.testing.demo "$@"
+
+# build, then all tests: unit, then integration (arguments are pytest's; --containerd=1.6|1.7|2.1|all)
+test *ARGS:
+    @packaging/system-packages test
+    python build/spec/build.py pyrunc
+    python -m pytest "$@"
+
+# everything that needs no containerd: format, lint, types, layers, unit tests, generated code
+check: check-format lint types layers unit check-gen
+
+# unit tests alone
+unit *ARGS:
+    python -m pytest --ignore=tests/integration "$@"
+
+# is the code formatted
+check-format:
+    ruff format --check .
+
+# ruff's rules
+lint:
+    ruff check .
+
+# mypy, strict
+types:
+    mypy
+
+# who imports whom, and what the daemon may load
+layers:
+    python -m pytest -q tests/test_layers.py tests/test_import_budget.py
+
+# does shim/api still match protos/
+check-gen:
+    python protos/generate.py --check
+
+# format, and fix what ruff can fix
+fmt:
+    ruff check --fix-only .
+    ruff format .
+
+# regenerate shim/api from protos/
+gen:
+    python protos/generate.py
+
+# freeze a shim into dist/
+build NAME="pyrunc":
+    @packaging/system-packages build
+    python build/spec/build.py "$1"
+
+# compare with Go's shim, side by side
+bench *ARGS:
+    @packaging/system-packages demo
+    python build/spec/build.py pyrunc
+    python -m tests.bench "$@"

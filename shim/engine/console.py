@@ -1,0 +1,206 @@
+"""A process with a terminal: the console socket that the runtime sends the pty over, and the copying after that.
+
+Rule: same life as `stdio.Streams`.  The socket's folder is short-lived and removed in every path; its path must fit a
+unix socket, so a long temp folder is passed over.  Spec: contract 8.5; runc docs/terminals.md.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import shutil
+import socket
+import struct
+import tempfile
+import termios
+import threading
+import time
+from typing import Final
+
+from shim.engine.pump import Pump
+from shim.engine.runc import ChildFds
+from shim.engine.stdio import OPEN_LIMIT_S, StdinHold, Stdio, close_all, open_output, scheme_of
+from shim.errors import StdioError
+from shim.ttrpc.address import MAX_UNIX_PATH
+from shim.ttrpc.loop import Loop
+
+_NAME: Final = "pty.sock"
+# mkdtemp adds eight characters to "pty"; the folder must leave room for them and the name.
+_ROOM: Final = len("/pty12345678/") + len(_NAME)
+
+
+class ConsoleSocket:
+    """A listening socket in a folder of its own, for one pty."""
+
+    def __init__(self) -> None:
+        try:
+            self._folder = tempfile.mkdtemp(prefix="pty", dir=_short_folder())
+        except OSError as error:
+            raise StdioError(f"failed to create OCI runtime console socket: {error.strerror}") from None
+        self.path = os.path.join(self._folder, _NAME)
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._sock.bind(self.path)
+            self._sock.listen(1)
+        except OSError as error:
+            self.close()
+            raise StdioError(f"failed to create OCI runtime console socket: {error.strerror}") from None
+
+    def receive(self, timeout_s: float) -> int:
+        """Return the pty's master, which the runtime has sent or will send.
+
+        Raises:
+            StdioError: Nothing came, or something else.
+        """
+        self._sock.settimeout(timeout_s)
+        try:
+            connection, _ = self._sock.accept()
+            with connection:
+                connection.settimeout(timeout_s)
+                _, ancillary, _, _ = connection.recvmsg(4096, socket.CMSG_SPACE(4 * 4))
+        except OSError as error:
+            raise StdioError(f"failed to retrieve console master: {error}") from None
+        fds = array.array("i")
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+        if len(fds) != 1:
+            close_all(tuple(fds))
+            raise StdioError(f"failed to retrieve console master: got {len(fds)} descriptors")
+        os.set_inheritable(fds[0], False)
+        return fds[0]
+
+    def close(self) -> None:
+        """Remove socket and folder."""
+        self._sock.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _short_folder() -> str:
+    folder = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    return folder if len(os.fsencode(folder)) + _ROOM <= MAX_UNIX_PATH else "/tmp"  # noqa: S108  (mkdtemp makes it safe)
+
+
+class Console:
+    """The stdio of one process that has a terminal; stderr is the terminal too."""
+
+    def __init__(self, loop: Loop, stdio: Stdio) -> None:
+        scheme, _ = scheme_of(stdio.stdout)
+        if stdio.stdout and scheme != "fifo":
+            raise StdioError(f"failed to create init process I/O: unknown STDIO scheme {scheme} for a terminal")
+        self._loop = loop
+        self._stdio = stdio
+        self._stdin = StdinHold(loop)
+        self._socket: ConsoleSocket | None = None
+        self._output: tuple[int, ...] = ()
+        self._lock = threading.Lock()
+        self._master: int | None = None
+        self._pump: Pump | None = None
+        self._has_exited = False
+        self._drained = threading.Event()
+
+    @property
+    def console_socket(self) -> str | None:
+        """Where the runtime shall send the pty."""
+        return self._socket.path if self._socket is not None else None
+
+    @property
+    def child_fds(self) -> ChildFds:
+        """None: the runtime gives the process the pty's other end."""
+        return ChildFds()
+
+    def open(self) -> None:
+        """Open the client's fifos and the console socket; waits for the reader, OPEN_LIMIT_S at most.
+
+        Raises:
+            StdioError: One of them cannot be opened; the text names it.  `close` is still to be called.
+        """
+        if self._stdio.stdin:
+            self._stdin.open(self._stdio.stdin)
+        if self._stdio.stdout:
+            self._output = open_output(self._stdio.stdout, time.monotonic() + OPEN_LIMIT_S)
+        self._socket = ConsoleSocket()
+
+    def start(self) -> None:
+        """Take the pty from the runtime and copy from here on.
+
+        Raises:
+            StdioError: The pty did not come.
+        """
+        console_socket, self._socket = self._socket, None
+        if console_socket is None:
+            return
+        try:
+            master = console_socket.receive(OPEN_LIMIT_S)
+        finally:
+            console_socket.close()
+        os.set_blocking(master, False)
+        with self._lock:
+            self._master = master
+        # Copies have descriptors of their own, so that none is closed under another thread's hands.
+        output, self._output = self._output, ()
+        if output:
+            source = os.dup(master)
+            self._loop.call_soon(lambda: self._copy_output(source, output))
+        else:
+            self._drained.set()
+        if self._stdio.stdin:
+            self._stdin.start(os.dup(master))
+
+    def _copy_output(self, source: int, fds: tuple[int, ...]) -> None:
+        def done() -> None:
+            close_all((source, *fds))
+            self._drained.set()
+
+        self._pump = Pump(self._loop, source, fds[0], done, is_tty=True)
+        self._pump.start()
+        if self._has_exited:
+            self._pump.finish()
+
+    def process_exited(self) -> None:
+        """End the copy once what is left has come through; any thread."""
+        self._has_exited = True
+        self._loop.call_soon(self._finish)
+
+    def _finish(self) -> None:
+        if self._pump is not None:
+            self._pump.finish()
+
+    def resize(self, width: int, height: int) -> None:
+        """Tell the terminal its size in characters; the kernel keeps 16 bits of each.
+
+        Raises:
+            OSError: The terminal refuses.
+        """
+        with self._lock:
+            if self._master is not None:
+                size = struct.pack("HHHH", height & 0xFFFF, width & 0xFFFF, 0, 0)
+                fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
+
+    def close_stdin(self) -> None:
+        """Give up the shim's hold on the stdin fifo; any thread, any time."""
+        self._stdin.release()
+
+    def wait_drained(self, timeout_s: float) -> bool:
+        """Wait until all output has been passed on; False when `timeout_s` came first."""
+        return self._drained.wait(timeout_s)
+
+    def close(self) -> None:
+        """Stop copying and close everything, however far it got; any thread."""
+        console_socket, self._socket = self._socket, None
+        if console_socket is not None:
+            console_socket.close()
+        output, self._output = self._output, ()
+        close_all(output)
+        self._stdin.close()
+        with self._lock:
+            master, self._master = self._master, None
+        if master is not None:
+            os.close(master)
+        self._loop.call_soon(self._stop)
+
+    def _stop(self) -> None:
+        if self._pump is not None:
+            self._pump.stop()
+            self._pump = None

@@ -1,0 +1,400 @@
+"""One container: what Create makes and Delete takes away, and what can be asked of it between.
+
+Rule: plain values in and out, errors of shim.errors; a failed step undoes what it did, in reverse.  Nobody waits for another
+container, and a process's operations wait only for each other.  Spec: contract section 6.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from shim.engine.bundle import Bundle
+from shim.engine.console import Console
+from shim.engine.process import Process
+from shim.engine.runc import Runc
+from shim.engine.stdio import Stdio, Streams
+from shim.engine.task import Act, State, Step
+from shim.errors import (
+    AlreadyExistsError,
+    EngineError,
+    ExecNotFoundError,
+    MountError,
+    NotFoundError,
+    ShimError,
+)
+from shim.host import cgroup, mount, oom
+
+if TYPE_CHECKING:
+    from shim.engine.lifecycle import Lifecycle
+    from shim.runtime.logger import Logger
+    from shim.runtime.reaper import Exit
+    from shim.ttrpc.loop import Loop
+
+# CRI gives a whole Delete ten seconds (containerd#13377).
+DRAIN_LIMIT_S: Final = 9.0
+_EXIT_LIMIT_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every container of a shim shares."""
+
+    loop: Loop
+    lifecycle: Lifecycle
+    logger: Logger
+
+
+@dataclass(frozen=True, slots=True)
+class StdioOwner:
+    """Who shall own the container's ends of its pipes: root inside a user namespace, as a rule."""
+
+    uid: int = 0
+    gid: int = 0
+
+
+class Container:
+    """A container from Create to Delete; `init_has_exited` and what follows it belong to the lifecycle and its lock."""
+
+    def __init__(
+        self, shim: Surroundings, bundle: Bundle, runc: Runc, stdio: Stdio, owner: StdioOwner = StdioOwner()
+    ) -> None:
+        self._shim = shim
+        self._owner = owner
+        self.bundle = bundle
+        self.runc = runc
+        self.id = runc.container_id
+        self.init = Process(self, self.id, stdio)
+        self.mounts: tuple[mount.Mount, ...] = ()
+        self.cgroup: cgroup.Cgroup | None = None
+        self._oom: oom.OomWatch | None = None
+        self._execs: dict[str, Process] = {}
+        self._execs_lock = threading.Lock()
+        self._shares_pids = not bundle.has_own_pid_namespace()
+        self.init_has_exited = False
+        self.execs_alive = 0
+        self.postponed_exit: Exit | None = None
+        self.is_cleaning_up = False
+
+    # Creating and deleting
+
+    def create(self, mounts: Sequence[mount.Mount], enter: Callable[[], None]) -> None:
+        """Mount the root file system and have the runtime make the container; undoes everything on failure.
+
+        `enter()` is called once the container exists, before it is announced.
+
+        Raises:
+            MountError, StdioError, EngineError, BundleError: A step failed.
+        """
+        self.mounts = tuple(mounts)
+        with ExitStack() as undo:
+            if mounts:
+                os.makedirs(self.bundle.rootfs, 0o711, exist_ok=True)
+                undo.callback(self._unmount_quietly)
+                mount.mount_all(mounts, self.bundle.rootfs)
+            streams = self._open_streams(self.init)
+            undo.callback(streams.close)
+            streams.open()
+            with self._shim.lifecycle.launch(self.init) as launch:
+                try:
+                    self.runc.create(self.bundle.file("init.pid"), streams.child_fds, streams.console_socket)
+                    streams.start()
+                    self.init.pid = self.bundle.read_pid()
+                except BaseException:
+                    self._remove_half_made()
+                    raise
+                self.init.attach(streams)
+                self._find_cgroup()
+                enter()
+                launch.done(lambda: self._shim.lifecycle.sink.created(self))
+            undo.pop_all()
+
+    def _remove_half_made(self) -> None:
+        """A create that failed after the runtime began may leave a container."""
+        if not os.path.isdir(os.path.join(self.runc.root, self.runc.namespace, self.id)):
+            return
+        try:
+            self.runc.delete(is_forced=True)
+        except (ShimError, OSError) as error:
+            self._shim.logger.warning("failed to remove half-made container", id=self.id, error=error)
+
+    def _unmount_quietly(self) -> None:
+        try:
+            mount.unmount_recursive(self.bundle.rootfs)
+        except MountError as error:
+            self._shim.logger.warning("failed to cleanup rootfs mount", id=self.id, error=error)
+
+    def _open_streams(self, process: Process) -> Streams | Console:
+        if process.stdio.terminal:
+            return Console(self._shim.loop, process.stdio)
+        return Streams(self._shim.loop, process.stdio, self._owner.uid, self._owner.gid)
+
+    def delete(self, deadline: float | None) -> None:
+        """Remove the stopped (or never started) container; `deadline` bounds the wait for its last output.
+
+        Every step is tried even if one before it failed, and the first failure is raised; the container can then be
+        deleted again.
+
+        Raises:
+            ShimError: What a client must hear.
+        """
+        init = self.init
+        with init.operation:
+            init.require(Act.DELETE)
+            failure: ShimError | None = None
+            if init.state is State.CREATED:
+                self.runc.delete()  # kills the init that never got to run
+                self._await_exit()
+            init.move(Step.DELETE)
+            self._drain(init, deadline)
+            try:
+                self.runc.delete()
+            except EngineError as error:
+                failure = error
+            init.close_streams()
+            try:
+                mount.unmount_recursive(self.bundle.rootfs)
+            except MountError as error:
+                failure = failure or MountError(f"failed rootfs umount: {error}")
+            if failure is not None:
+                init.move(Step.DELETE_FAILED)
+                raise failure
+            init.move(Step.DELETED)
+        for process in self.execs():
+            process.close_streams()
+            process.release()
+        self._shim.lifecycle.sink.deleted(self)
+
+    def _await_exit(self) -> None:
+        ended = threading.Event()
+        self.init.on_exit(lambda _exit: ended.set())
+        if not ended.wait(_EXIT_LIMIT_S):
+            raise EngineError(f"failed to delete task: init process {self.init.pid} did not exit")
+
+    def _drain(self, process: Process, deadline: float | None) -> None:
+        streams = process.streams
+        if streams is None:
+            return
+        limit = DRAIN_LIMIT_S
+        if deadline is not None:
+            limit = min(limit, max(0.0, deadline - time.monotonic() - 0.5))
+        if not streams.wait_drained(limit):
+            self._shim.logger.warning("failed to drain init process io", id=self.id, process=process.id)
+
+    # Running
+
+    def start(self) -> None:
+        """Let init run.  Raises EngineError, ProcessStateError."""
+        init = self.init
+        with init.operation:
+            init.require(Act.START)
+            init.move(Step.START)
+            with self._shim.lifecycle.launch(init) as launch:
+                self.runc.start()
+                init.settle(Step.STARTED)
+                launch.done(lambda: self._shim.lifecycle.sink.started(init))
+
+    def pause(self) -> None:
+        """Freeze the container.  Raises EngineError, ProcessStateError."""
+        init = self.init
+        with init.operation:
+            init.require(Act.PAUSE)
+            init.move(Step.PAUSE)
+            try:
+                self.runc.pause()
+            except BaseException:
+                init.settle(Step.PAUSE_FAILED)
+                raise
+            init.settle(Step.PAUSED)
+        self._shim.lifecycle.sink.paused(self)
+
+    def resume(self) -> None:
+        """Thaw the container.  Raises EngineError, ProcessStateError."""
+        init = self.init
+        with init.operation:
+            init.require(Act.RESUME)
+            self.runc.resume()
+            init.settle(Step.RESUME)
+        self._shim.lifecycle.sink.resumed(self)
+
+    def update(self, resources: bytes) -> None:
+        """Change limits; `resources` is the JSON of OCI LinuxResources.  Raises EngineError, ProcessStateError."""
+        with self.init.operation:
+            self.init.require(Act.UPDATE)
+            self.runc.update(resources)
+
+    def kill(self, process: Process, signum: int, *, is_all: bool) -> None:
+        """Send a signal.
+
+        Raises:
+            NotFoundError: The process has ended.
+            FailedPreconditionError: The exec has not been started.
+            EngineError: The runtime failed.
+        """
+        if process.is_init:
+            process.require(Act.KILL)
+            self.runc.kill(signum, is_all=is_all)
+            return
+        with process.operation:  # a start under way must have recorded the pid
+            process.require(Act.KILL)
+            try:
+                os.kill(process.pid, signum)
+            except ProcessLookupError:
+                raise NotFoundError("process already finished: not found") from None
+            except OSError as error:
+                raise EngineError(f"exec kill error: {error.strerror}") from None
+
+    # Execs
+
+    def execs(self) -> list[Process]:
+        """Return the execs there are, started or not."""
+        with self._execs_lock:
+            return list(self._execs.values())
+
+    def process(self, exec_id: str) -> Process:
+        """Return init for an empty id, else the exec.  Raises ExecNotFoundError."""
+        if not exec_id:
+            return self.init
+        with self._execs_lock:
+            try:
+                return self._execs[exec_id]
+            except KeyError:
+                raise ExecNotFoundError(exec_id) from None
+
+    def add_exec(self, exec_id: str, stdio: Stdio, spec: bytes) -> None:
+        """Register an exec; nothing runs yet.
+
+        Raises:
+            AlreadyExistsError: The id is taken.
+            ProcessStateError: The container cannot run another process.
+        """
+        self.init.require(Act.EXEC)
+        process = Process(self, exec_id, stdio, spec)
+        with self._execs_lock:
+            if exec_id in self._execs:
+                raise AlreadyExistsError(f"id {exec_id}")
+            self._execs[exec_id] = process
+        self._shim.lifecycle.sink.exec_added(process)
+
+    def start_exec(self, process: Process) -> None:
+        """Run a registered exec.  Raises EngineError, StdioError, ProcessStateError, FailedPreconditionError."""
+        with process.operation:
+            process.require(Act.START)
+            pid_name = f"{process.id}.pid"
+            with ExitStack() as undo:
+                undo.callback(process.release)  # who waits must not wait for ever
+                with self._shim.lifecycle.launch(process) as launch:
+                    process.move(Step.START)
+                    streams = self._open_streams(process)
+                    undo.callback(streams.close)
+                    streams.open()
+                    pid_file = self.bundle.file(pid_name)
+                    self.runc.exec(process.spec or b"", pid_file, streams.child_fds, streams.console_socket)
+                    process.pid = self.bundle.read_pid(pid_name)
+                    try:
+                        streams.start()
+                    except BaseException:
+                        os.kill(process.pid, signal.SIGKILL)  # it runs, and nobody would know
+                        raise
+                    process.attach(streams)
+                    process.settle(Step.STARTED)
+                    launch.done(lambda: self._shim.lifecycle.sink.started(process))
+                undo.pop_all()
+
+    def delete_exec(self, process: Process, deadline: float | None) -> None:
+        """Forget an exec that has ended or never ran.  Raises ProcessStateError."""
+        with process.operation:
+            process.require(Act.DELETE)
+            process.move(Step.DELETE)
+            self._drain(process, deadline)
+            process.close_streams()
+            try:
+                os.unlink(self.bundle.file(f"{process.id}.pid"))
+            except OSError:
+                pass  # a failed start left none
+            process.move(Step.DELETED)
+        process.release()
+        with self._execs_lock:
+            self._execs.pop(process.id, None)
+
+    # Asking
+
+    def processes(self) -> list[tuple[int, str]]:
+        """Return (host pid, exec id) of every process; the id is empty for all but execs.  Raises EngineError."""
+        execs = {process.pid: process.id for process in self.execs() if process.pid}
+        if self.init.state is State.STOPPED:
+            return []
+        pids = self.cgroup.processes() if self.cgroup is not None else self.runc.processes()
+        return [(pid, execs.get(pid, "")) for pid in pids]
+
+    def metrics(self) -> dict[str, object]:
+        """Return the cgroup's numbers, named as in containerd's Metrics message of its cgroup version.
+
+        Raises:
+            NotFoundError: The cgroup was not found when the container was made.
+        """
+        if self.cgroup is None:
+            raise NotFoundError("cgroup does not exist: not found")
+        return self.cgroup.metrics()
+
+    # Ending
+
+    @property
+    def needs_cleanup_at_exit(self) -> bool:
+        """True when processes may live on after init: they share its pid namespace with others, or are frozen."""
+        return self._shares_pids or self.init.state in (State.PAUSED, State.PAUSING)
+
+    def clean_up_at_exit(self) -> None:
+        """Make sure that no process of the container outlives its init; failures are logged only."""
+        try:
+            if self.init.state in (State.PAUSED, State.PAUSING):
+                self.runc.resume()
+            if self._shares_pids:
+                self.runc.kill(9, is_all=True)
+        except NotFoundError:
+            return  # nothing was left
+        except (ShimError, OSError) as error:
+            self._shim.logger.warning("failed to kill init's children", id=self.id, error=error)
+
+    def _find_cgroup(self) -> None:
+        """Find the cgroup and watch it for kills; without one Stats says so, and all else works."""
+        try:
+            self.cgroup = cgroup.find(self.init.pid)
+        except (ShimError, OSError) as error:
+            self._shim.logger.error("loading cgroup", id=self.id, error=error)
+            return
+        try:
+            watch = oom.open_watch(self.cgroup)
+        except (ShimError, OSError) as error:
+            self._shim.logger.debug("not watching for out-of-memory kills", id=self.id, error=error)
+            return
+        self._oom = watch
+        self._shim.loop.call_soon(lambda: self._watch_memory(watch))
+
+    def _watch_memory(self, watch: oom.OomWatch) -> None:
+        if self._oom is watch:
+            self._shim.loop.register(watch.fd, 1, lambda _events: self._tell_oom(watch.read()))
+
+    def _tell_oom(self, kills: int) -> None:
+        for _ in range(kills):
+            self._shim.lifecycle.sink.oom(self)
+
+    def stop_watching_memory(self) -> None:
+        """End the watch with a last look, so that an out-of-memory kill is told before the exit it caused."""
+        watch, self._oom = self._oom, None
+        if watch is None:
+            return
+        self._tell_oom(watch.final_read())
+
+        def close() -> None:
+            self._shim.loop.unregister(watch.fd)
+            watch.close()
+
+        self._shim.loop.call_soon(close)
+

@@ -1,0 +1,105 @@
+"""The runtime's options, in every form that containerd sends them.
+
+Rule: absent options are defaults; a message of an unknown type is an error that names it.
+Spec: contract 7.5; 1.6 and 1.7 clients send `containerd.linux.runc.CreateOptions` to runtimes not named runc (17.1).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, TypeVar
+
+from shim.api.runc_options_pb2 import Options
+from shim.api.runctypes_pb2 import CreateOptions
+from shim.api.runtimeoptions_pb2 import Options as ConfigOptions
+from shim.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from google.protobuf.any_pb2 import Any
+    from google.protobuf.message import Message
+
+MessageT = TypeVar("MessageT", bound="Message")
+
+
+@dataclass(frozen=True, slots=True)
+class RuncOptions:
+    """`containerd.runc.v1.Options`, as far as a shim acts on it; names are the message's."""
+
+    no_pivot_root: bool = False
+    no_new_keyring: bool = False
+    shim_cgroup: str = ""
+    io_uid: int = 0
+    io_gid: int = 0
+    binary_name: str = ""
+    root: str = ""
+    systemd_cgroup: bool = False
+    criu_image_path: str = ""
+    criu_work_path: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """Return what options.json holds: the fields that are set."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+
+_NAMES = tuple(field.name for field in fields(RuncOptions))
+
+
+def decode_options(options: Any | None) -> RuncOptions:
+    """Return the options in an Any.
+
+    Raises:
+        InvalidArgumentError: It holds another message, or one that cannot be decoded; the text names the type.
+    """
+    if options is None or not options.type_url:
+        return RuncOptions()
+    name = options.type_url.rpartition("/")[2]
+    if name == Options.DESCRIPTOR.full_name:
+        return _from_message(Options(), options)
+    if name == CreateOptions.DESCRIPTOR.full_name:
+        return _from_message(CreateOptions(), options)
+    if name == ConfigOptions.DESCRIPTOR.full_name:
+        return _from_config(_parse(ConfigOptions(), options))
+    raise InvalidArgumentError(f"unsupported option type {options.type_url}: invalid argument")
+
+
+def _parse(message: MessageT, options: Any) -> MessageT:
+    try:
+        message.ParseFromString(options.value)
+    except Exception as error:  # protobuf's errors differ by implementation
+        raise InvalidArgumentError(f"cannot decode {options.type_url}: {error}: invalid argument") from None
+    return message
+
+
+def _from_message(message: Message, options: Any) -> RuncOptions:
+    _parse(message, options)
+    known = message.DESCRIPTOR.fields_by_name
+    return RuncOptions(**{name: getattr(message, name) for name in _NAMES if name in known})
+
+
+def _from_config(options: ConfigOptions) -> RuncOptions:
+    """Read the TOML table that CRI passes for runtimes it does not know; Go's field names count, in any case."""
+    where = "config_body"
+    text = options.config_body
+    if not text and options.config_path:
+        where = options.config_path
+        try:
+            with open(options.config_path, "rb") as file:
+                text = file.read()
+        except OSError as error:
+            raise InvalidArgumentError(f"open {where}: {error.strerror}: invalid argument") from None
+    try:
+        table = tomllib.loads(text.decode())
+    except ValueError as error:
+        raise InvalidArgumentError(f"parse {where}: {error}: invalid argument") from None
+    wanted = {name.replace("_", ""): name for name in _NAMES}
+    values: dict[str, object] = {}
+    for key, value in table.items():
+        name = wanted.get(key.replace("_", "").lower())
+        if name is None:
+            continue  # CRI puts its own keys there too (TypeUrl, ConfigPath)
+        kind = type(getattr(RuncOptions(), name))
+        if type(value) is not kind:
+            raise InvalidArgumentError(f"{where}: {key} wants {kind.__name__}, has {value!r}: invalid argument")
+        values[name] = value
+    return RuncOptions(**values)  # type: ignore[arg-type]

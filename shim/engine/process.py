@@ -1,0 +1,120 @@
+"""One process of a container: its state, its stdio, how it ended, and who waits for that.
+
+Rule: `operation` serialises what clients ask of the process; state and exit change under a lock of their own that is never
+held for long, so State and Wait always answer at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from shim.engine.stdio import Stdio, Streams
+from shim.engine.task import EXEC, INIT, Act, State, Step, advance, refusal
+
+if TYPE_CHECKING:
+    from shim.engine.console import Console
+    from shim.engine.container import Container
+    from shim.runtime.reaper import Exit
+
+
+class Process:
+    """The init process of `container` (its id is the container's) or an exec with a `spec` to run."""
+
+    def __init__(self, container: Container, process_id: str, stdio: Stdio, spec: bytes | None = None) -> None:
+        self.container = container
+        self.id = process_id
+        self.stdio = stdio
+        self.spec = spec
+        self.is_init = spec is None
+        self.pid = 0
+        self.streams: Streams | Console | None = None
+        self.operation = threading.Lock()
+        self._table = INIT if self.is_init else EXEC
+        self._lock = threading.Lock()
+        self._state = State.CREATED
+        self._exit: Exit | None = None
+        self._waiters: list[Callable[[Exit | None], None]] = []
+        self._is_released = False
+        self._closes_stdin = False
+
+    @property
+    def state(self) -> State:
+        """Where the process stands right now."""
+        return self._state
+
+    @property
+    def exit(self) -> Exit | None:
+        """How it ended, or None while it has not."""
+        return self._exit
+
+    def require(self, act: Act) -> None:
+        """Raise what a client must hear if the process's state does not allow `act`."""
+        error = refusal(act, self._state, is_init=self.is_init)
+        if error is not None:
+            raise error
+
+    def move(self, step: Step) -> None:
+        """Change state.
+
+        Raises:
+            ProcessStateError: The state has no such step.
+        """
+        with self._lock:
+            self._state = advance(self._table, self._state, step)
+
+    def settle(self, step: Step) -> None:
+        """Change state after a step that took time, unless the process has exited meanwhile."""
+        with self._lock:
+            if step in self._table[self._state]:
+                self._state = advance(self._table, self._state, step)
+
+    def finish(self, exit_: Exit) -> None:
+        """Record the exit and release who waits for it; only the first counts."""
+        with self._lock:
+            if self._exit is not None:
+                return
+            self._exit = exit_
+            self._state = advance(self._table, self._state, Step.EXIT)
+            waiters, self._waiters = self._waiters, []
+        if self.streams is not None:
+            self.streams.process_exited()
+        for waiter in waiters:
+            waiter(exit_)
+
+    def release(self) -> None:
+        """Let who waits go without an exit: the process will never run."""
+        with self._lock:
+            self._is_released = True
+            waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            waiter(None)
+
+    def on_exit(self, waiter: Callable[[Exit | None], None]) -> None:
+        """Call `waiter(exit)` when the process has ended, now if it has; None means that it never ran."""
+        with self._lock:
+            if self._exit is None and not self._is_released:
+                self._waiters.append(waiter)
+                return
+            exit_ = self._exit
+        waiter(exit_)
+
+    def attach(self, streams: Streams | Console) -> None:
+        """Give the process its stdio; a CloseIO that came before is carried out."""
+        self.streams = streams
+        if self._closes_stdin:
+            streams.close_stdin()
+
+    def close_stdin(self) -> None:
+        """Close the shim's hold on stdin; before the process has stdio it is remembered."""
+        self._closes_stdin = True
+        streams = self.streams
+        if streams is not None:
+            streams.close_stdin()
+
+    def close_streams(self) -> None:
+        """Close stdio for good."""
+        streams, self.streams = self.streams, None
+        if streams is not None:
+            streams.close()

@@ -1,0 +1,308 @@
+"""The Task service, v2 and v3: protobuf in and out, one line or two for each call.
+
+Rule: no decision is made here but how a message maps to a call of the engine; errors travel as exceptions and become
+statuses at the server.  Calls that never block run on the event loop; Wait holds no thread.
+Spec: containerd api/runtime/task/v2 and v3, whose messages differ in nothing but the package.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from shim.api import cgroups_v1_pb2, cgroups_v2_pb2, task_types_pb2, task_v2_pb2, task_v3_pb2
+from shim.api.runc_options_pb2 import ProcessDetails
+from shim.engine.bundle import Bundle
+from shim.engine.container import Container, StdioOwner, Surroundings
+from shim.engine.containers import Containers
+from shim.engine.lifecycle import Lifecycle
+from shim.engine.options import RuncOptions, decode_options
+from shim.engine.publish import TaskEvents
+from shim.engine.runc import DEFAULT_BINARY, DEFAULT_ROOT, Runc
+from shim.engine.stdio import Stdio
+from shim.engine.task import Act, State
+from shim.errors import InvalidArgumentError, NotFoundError, UnimplementedError
+from shim.host.mount import Mount
+from shim.ttrpc.service import CallContext, Deferred, Service
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from shim.runtime.reaper import Exit
+    from shim.runtime.serve import Daemon
+
+# What never blocks: answered on the loop itself, so that no runtime call and no full pool can delay it.
+INLINE: Final = frozenset({"State", "Wait", "Connect", "CloseIO", "ResizePty", "Exec", "Shutdown"})
+
+_STATUS: Final = {
+    State.CREATED: task_types_pb2.CREATED,
+    State.STARTING: task_types_pb2.CREATED,
+    State.RUNNING: task_types_pb2.RUNNING,
+    State.PAUSING: task_types_pb2.PAUSING,
+    State.PAUSED: task_types_pb2.PAUSED,
+    State.STOPPED: task_types_pb2.STOPPED,
+    State.DELETING: task_types_pb2.STOPPED,
+    State.DELETED: task_types_pb2.STOPPED,
+    State.FAILED: task_types_pb2.CREATED,
+}
+# Go's zero time: what its clients take for "has not happened".
+_ZERO_SECONDS: Final = -62135596800
+
+
+def timestamp(at: float | None) -> Timestamp:
+    """Return seconds since the epoch as a message; None is Go's zero time."""
+    if at is None:
+        return Timestamp(seconds=_ZERO_SECONDS)
+    seconds, nanos = divmod(int(at * 1e9), 1_000_000_000)
+    return Timestamp(seconds=seconds, nanos=nanos)
+
+
+class TaskService:
+    """All containers of one daemon; `api` is the module of the task version whose messages it speaks."""
+
+    def __init__(self, engine: Engine, api: ModuleType) -> None:
+        self._engine = engine
+        self._containers = engine.containers
+        self._api = api
+
+    def create(self, context: CallContext, request: Any) -> Any:
+        """Make a container; nothing of it runs yet."""
+        container = self._engine.create(
+            request.id,
+            request.bundle,
+            [Mount(m.type, m.source, m.target, tuple(m.options)) for m in request.rootfs],
+            _stdio(request),
+            decode_options(request.options),
+            request.checkpoint,
+        )
+        return self._message("CreateTaskResponse", pid=container.init.pid)
+
+    def start(self, context: CallContext, request: Any) -> Any:
+        """Run init, or an exec."""
+        container = self._containers.get(request.id)
+        process = container.process(request.exec_id)
+        if process.is_init:
+            container.start()
+        else:
+            container.start_exec(process)
+        return self._message("StartResponse", pid=process.pid)
+
+    def delete(self, context: CallContext, request: Any) -> Any:
+        """Remove what has ended: the container, or an exec."""
+        container = self._containers.get(request.id)
+        process = container.process(request.exec_id)
+        if process.is_init:
+            container.delete(context.deadline)
+            self._containers.remove(container)
+        else:
+            container.delete_exec(process, context.deadline)
+        return self._message("DeleteResponse", pid=process.pid, **_exit_fields(process.exit))
+
+    def state(self, context: CallContext, request: Any) -> Any:
+        """Say how a process is, without asking the runtime."""
+        container = self._containers.get(request.id)
+        process = container.process(request.exec_id)
+        state = process.state
+        if not process.is_init and container.init.state in (State.PAUSED, State.PAUSING):
+            state = container.init.state if state is not State.STOPPED else state
+        stdio = process.stdio
+        return self._message(
+            "StateResponse",
+            id=process.id,
+            bundle=container.bundle.path,
+            pid=process.pid,
+            status=_STATUS[state],
+            stdin=stdio.stdin,
+            stdout=stdio.stdout,
+            stderr=stdio.stderr,
+            terminal=stdio.terminal,
+            **_exit_fields(process.exit),
+        )
+
+    def wait(self, context: CallContext, request: Any) -> Deferred:
+        """Answer when a process has ended, however long that takes."""
+        process = self._containers.get(request.id).process(request.exec_id)
+        deferred = Deferred()
+
+        def answer(exit_: Exit | None) -> None:
+            if exit_ is None and process.state is State.DELETED:
+                deferred.fail(NotFoundError(f"process {process.id} never ran: not found"))
+            else:
+                deferred.resolve(self._message("WaitResponse", **_exit_fields(exit_)))
+
+        process.on_exit(answer)
+        return deferred
+
+    def kill(self, context: CallContext, request: Any) -> Any:
+        """Send a signal."""
+        container = self._containers.get(request.id)
+        container.kill(container.process(request.exec_id), request.signal, is_all=request.all)
+        return Empty()
+
+    def exec(self, context: CallContext, request: Any) -> Any:
+        """Register another process of a container."""
+        container = self._containers.get(request.id)
+        container.add_exec(request.exec_id, _stdio(request), exec_spec(request.spec.value, terminal=request.terminal))
+        return Empty()
+
+    def resize_pty(self, context: CallContext, request: Any) -> Any:
+        """Tell a terminal its size; without one it is fine too."""
+        process = self._containers.get(request.id).process(request.exec_id)
+        process.require(Act.RESIZE)
+        if process.streams is not None:
+            process.streams.resize(request.width, request.height)
+        return Empty()
+
+    def close_io(self, context: CallContext, request: Any) -> Any:
+        """Let a process see the end of its input."""
+        self._containers.get(request.id).process(request.exec_id).close_stdin()
+        return Empty()
+
+    def pause(self, context: CallContext, request: Any) -> Any:
+        """Freeze a container."""
+        self._containers.get(request.id).pause()
+        return Empty()
+
+    def resume(self, context: CallContext, request: Any) -> Any:
+        """Thaw a container."""
+        self._containers.get(request.id).resume()
+        return Empty()
+
+    def update(self, context: CallContext, request: Any) -> Any:
+        """Change a container's limits."""
+        self._containers.get(request.id).update(request.resources.value)
+        return Empty()
+
+    def checkpoint(self, context: CallContext, request: Any) -> Any:
+        """Not supported yet."""
+        self._containers.get(request.id)
+        raise UnimplementedError("checkpoint: not implemented")
+
+    def pids(self, context: CallContext, request: Any) -> Any:
+        """List a container's processes by their pids on the host."""
+        response = self._message("PidsResponse")
+        for pid, exec_id in self._containers.get(request.id).processes():
+            info = response.processes.add(pid=pid)
+            if exec_id:
+                _pack(info.info, ProcessDetails(exec_id=exec_id))
+        return response
+
+    def stats(self, context: CallContext, request: Any) -> Any:
+        """Return the numbers of a container's cgroup."""
+        container = self._containers.get(request.id)
+        metrics: dict[str, Any] = container.metrics()
+        is_unified = container.cgroup is not None and container.cgroup.is_unified
+        response = self._message("StatsResponse")
+        module: ModuleType = cgroups_v2_pb2 if is_unified else cgroups_v1_pb2
+        _pack(response.stats, module.Metrics(**metrics))
+        return response
+
+    def connect(self, context: CallContext, request: Any) -> Any:
+        """Say who serves the container."""
+        container = self._containers.find(request.id)
+        return self._message(
+            "ConnectResponse", shim_pid=os.getpid(), task_pid=container.init.pid if container is not None else 0
+        )
+
+    def shutdown(self, context: CallContext, request: Any) -> Any:
+        """End the shim if it has no containers left; else do nothing."""
+        self._engine.shutdown_if_empty()
+        return Empty()
+
+    def _message(self, name: str, **values: Any) -> Any:
+        return getattr(self._api, name)(**values)
+
+
+class Engine:
+    """What the task services share: the table of containers and how new ones are made."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self.containers = Containers()
+        lifecycle = Lifecycle(daemon.reaper, TaskEvents(daemon.publisher), daemon.pool.submit)
+        self._surroundings = Surroundings(daemon.loop, lifecycle, daemon.logger)
+
+    def services(self) -> list[Service]:
+        """Return task v2 and v3, which one daemon serves side by side."""
+        return [
+            Service.from_descriptor(
+                api.DESCRIPTOR.services_by_name["Task"], TaskService(self, api), inline=INLINE
+            )
+            for api in (task_v2_pb2, task_v3_pb2)
+        ]
+
+    def create(
+        self, container_id: str, path: str, mounts: list[Mount], stdio: Stdio, options: RuncOptions, checkpoint: str
+    ) -> Container:
+        """Make a container from its bundle.
+
+        Raises:
+            ShimError: What a client must hear; nothing is left behind.
+        """
+        if not container_id:
+            raise InvalidArgumentError("container id cannot be empty: invalid argument")
+        if checkpoint:
+            raise UnimplementedError("create from a checkpoint: not implemented")
+        with self.containers.reserve(container_id):
+            bundle = Bundle(path)
+            bundle.read_spec()
+            bundle.write_options(options.to_json(), options.binary_name)
+            runc = Runc(
+                self._daemon.reaper,
+                container_id,
+                path,
+                self._daemon.flags.namespace,
+                options.binary_name or DEFAULT_BINARY,
+                options.root or DEFAULT_ROOT,
+                options.systemd_cgroup,
+                options.no_pivot_root,
+                options.no_new_keyring,
+            )
+            owner = StdioOwner(options.io_uid, options.io_gid)
+            container = Container(self._surroundings, bundle, runc, stdio, owner)
+            container.create(mounts, lambda: self.containers.add(container))
+            return container
+
+    def shutdown_if_empty(self) -> None:
+        """End the daemon unless it has containers, or one is being made."""
+        if self.containers.close_if_empty():
+            self._daemon.request_shutdown()
+
+
+def _stdio(request: Any) -> Stdio:
+    return Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
+
+
+def _exit_fields(exit_: Exit | None) -> dict[str, Any]:
+    return {
+        "exit_status": exit_.status if exit_ is not None else 0,
+        "exited_at": timestamp(exit_.at if exit_ is not None else None),
+    }
+
+
+def _pack(any_: Any, message: Message) -> None:
+    """Fill an Any as containerd does: with the bare name of the message."""
+    any_.type_url = message.DESCRIPTOR.full_name
+    any_.value = message.SerializeToString()
+
+
+def exec_spec(value: bytes, *, terminal: bool) -> bytes:
+    """Return the OCI process of an exec with the terminal that the request asks for.
+
+    Raises:
+        InvalidArgumentError: It is no JSON object.
+    """
+    try:
+        spec = json.loads(value)
+    except ValueError as error:
+        raise InvalidArgumentError(f"exec spec: {error}: invalid argument") from None
+    if not isinstance(spec, dict):
+        raise InvalidArgumentError("exec spec: not a JSON object: invalid argument")
+    if bool(spec.get("terminal", False)) == terminal:
+        return value
+    return json.dumps({**spec, "terminal": terminal}).encode()

@@ -1,0 +1,96 @@
+"""pyrunc as a shim: how it groups containers, what it serves, and how it cleans up after a dead daemon.
+
+Rule: `start` and `delete` load this module, so it imports nothing heavy; `delete` works from the bundle on disk alone and
+touches nothing of a daemon that may still serve others of its group.  Spec: contract 3.2 and 11.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, cast
+
+from shim.engine.bundle import Bundle
+from shim.errors import BundleError, ShimError
+from shim.runtime.shim import Deleted, Shim
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from google.protobuf.any_pb2 import Any
+
+    from shim.api.types_pb2 import RuntimeInfo
+    from shim.runtime.flags import Flags
+    from shim.runtime.serve import Daemon
+    from shim.ttrpc.service import Service
+
+RUNTIME_ID = "io.containerd.pyrunc.v1"
+
+
+class RuncShim(Shim):
+    """Runs containers on runc, crun or any OCI runtime with runc's command line."""
+
+    def group(self, flags: Flags) -> str:
+        """Return the pod of the container, by the annotations that Go's shim groups by, or its own id."""
+        return Bundle(os.getcwd()).group(flags.id)
+
+    def shim_cgroup(self, options: object) -> str:
+        """Return the `shim_cgroup` of the runtime options; options of another type have none."""
+        if options is None:
+            return ""
+        from shim.engine.options import decode_options
+
+        return decode_options(cast("Any", options)).shim_cgroup
+
+    def preload(self) -> None:
+        """Import the engine and all it uses."""
+        from shim.engine import service  # noqa: F401
+
+    def services(self, daemon: Daemon) -> Sequence[Service]:
+        """Return task v2 and v3."""
+        from shim.engine.service import Engine
+
+        return Engine(daemon).services()
+
+    def delete(self, flags: Flags) -> Deleted:
+        """Kill and remove a container that its daemon has left behind; warnings go to stderr, nothing is fatal."""
+        from shim.host import mount
+
+        # As Go's shim: the bundle next to the working directory, which is the container's own as a rule.
+        bundle = Bundle(os.path.join(os.path.dirname(os.getcwd()), flags.id))
+        try:
+            self._delete_container(bundle, flags)
+        except (ShimError, OSError) as error:
+            _warn("failed to remove runc container", error)
+        try:
+            mount.unmount_recursive(bundle.rootfs)
+        except (ShimError, OSError) as error:
+            _warn("failed to cleanup rootfs mount", error)
+        try:
+            return Deleted(bundle.read_pid())
+        except BundleError:
+            return Deleted()
+
+    def _delete_container(self, bundle: Bundle, flags: Flags) -> None:
+        from shim.engine.runc import DEFAULT_BINARY, DEFAULT_ROOT, Runc
+
+        options = bundle.read_options()
+        root = str(options.get("root") or DEFAULT_ROOT)
+        if not os.path.isdir(os.path.join(root, flags.namespace, flags.id)):
+            return  # the runtime knows nothing of it: deleted in good order, as nearly always
+        from shim.runtime.reaper import ForegroundReaper
+
+        binary = bundle.read_runtime() or DEFAULT_BINARY
+        Runc(ForegroundReaper(), flags.id, bundle.path, flags.namespace, binary, root).delete(is_forced=True)
+
+    def info(self, options: object) -> RuntimeInfo:
+        """Describe pyrunc; `features` are those of the OCI runtime, where it can tell them."""
+        from shim.engine.info import runtime_info
+
+        return runtime_info(self.runtime_id, cast("Any", options))
+
+
+def _warn(message: str, error: Exception) -> None:
+    from shim.runtime.logger import Logger
+
+    Logger(sys.stderr.fileno()).warning(message, error=error)

@@ -1,0 +1,118 @@
+"""Finding the cgroup of a process, and joining one by its path.
+
+Rule: both versions are handled here and told apart here; a hybrid host, with version 1 controllers beside an empty
+unified hierarchy, counts as version 1. Nothing here creates or removes a cgroup.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final, TypeAlias
+
+from shim.errors import CgroupError
+from shim.host import mountinfo
+from shim.host.cgroup_files import write_text
+from shim.host.cgroup_v1 import LegacyCgroup
+from shim.host.cgroup_v2 import UnifiedCgroup
+
+Cgroup: TypeAlias = LegacyCgroup | UnifiedCgroup
+
+ROOT: Final = "/sys/fs/cgroup"
+
+# Where a hybrid host keeps the unified hierarchy, which is no controller.
+_HYBRID: Final = "unified"
+
+
+def is_unified(root: str = ROOT) -> bool:
+    """Tell whether `root` is a version 2 hierarchy; only these have this file at their top."""
+    return os.path.exists(f"{root}/cgroup.controllers")
+
+
+def find(pid: int, *, root: str = ROOT, proc: str = "/proc") -> Cgroup:
+    """Return the cgroup that a living process is in.
+
+    Raises:
+        CgroupError: The process is dead, or in no cgroup but the root, which tells nothing about one container.
+    """
+    paths = _read_paths(pid, proc)
+    if is_unified(root):
+        folder = root + paths.get("", "")
+        if paths.get("", "/") == "/" or not os.path.isdir(folder):
+            raise CgroupError(f"process {pid} has no cgroup of its own")
+        return UnifiedCgroup(folder)
+    found = {name: _find_folder(root, name, path, proc) for name, path in paths.items() if name}
+    folders = {name: folder for name, folder in found.items() if folder is not None}
+    if not folders:
+        raise CgroupError(f"process {pid} has no cgroup of its own")
+    return LegacyCgroup(folders, proc)
+
+
+def join(path: str, pid: int, *, root: str = ROOT) -> None:
+    """Move a process into the cgroup `path`, in version 1 into that of every controller which has one.
+
+    Raises:
+        CgroupError: There is no such cgroup, or the kernel refuses.
+    """
+    if ".." in path.split("/") or (is_unified(root) and not path.startswith("/")):
+        raise CgroupError(f"failed to join cgroup {path}: not an absolute path")
+    inside = path.strip("/")
+    tops = [root] if is_unified(root) else _find_hierarchies(root)
+    folders = [folder for top in tops if os.path.isdir(folder := f"{top}/{inside}")]
+    if not folders:
+        raise CgroupError(f"failed to join cgroup {path}: no such cgroup")
+    for folder in folders:
+        try:
+            write_text(folder, "cgroup.procs", str(pid))
+        except OSError as error:
+            raise CgroupError(f"failed to join cgroup {path}: {str(error.strerror).lower()}") from error
+
+
+def _read_paths(pid: int, proc: str) -> dict[str, str]:
+    """Return the paths of a process by controller; the unified hierarchy's is under the empty name."""
+    paths: dict[str, str] = {}
+    try:
+        with open(f"{proc}/{pid}/cgroup", "rb", buffering=0) as file:
+            lines = os.fsdecode(file.read()).split("\n")
+        with open(f"{proc}/{pid}/stat", "rb", buffering=0) as file:
+            state = file.read().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError) as error:
+        raise CgroupError(f"process {pid} has no cgroup: it is gone") from error
+    # A dead process is shown in the root cgroup, so all that was read before may be wrong.
+    if state in (b"Z", b"X"):
+        raise CgroupError(f"process {pid} has no cgroup: it is dead")
+    for line in lines:
+        hierarchy, _, rest = line.partition(":")
+        names, _, path = rest.partition(":")
+        if hierarchy and path:
+            paths.update(dict.fromkeys(names.split(","), path))
+    return paths
+
+
+def _find_folder(root: str, name: str, path: str, proc: str) -> str | None:
+    """Return the folder of one version 1 controller, or None where the process is at its top."""
+    top = f"{root}/{name.removeprefix('name=')}"
+    if path == "/":
+        return None
+    if os.path.isdir(top + path):
+        return top + path
+    # In a container whose host shares its cgroup namespace, the path begins above what is mounted.
+    top = os.path.realpath(top)
+    try:
+        entries = mountinfo.read(f"{proc}/self/mountinfo")
+    except OSError:
+        return None
+    for entry in entries:
+        if entry.mount_point == top and path.startswith(f"{entry.root}/"):
+            folder = top + path.removeprefix(entry.root)
+            return folder if os.path.isdir(folder) else None
+    return None
+
+
+def _find_hierarchies(root: str) -> list[str]:
+    """Return the tops of all mounted version 1 hierarchies, each once: cpu may be a link to cpu,cpuacct."""
+    try:
+        with os.scandir(root) as entries:
+            found = [entry for entry in entries if entry.is_dir(follow_symlinks=False) and entry.name != _HYBRID]
+    except OSError:
+        return []
+    return sorted(entry.path for entry in found)

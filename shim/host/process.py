@@ -1,0 +1,146 @@
+"""Processes: how this one was started, and the one place where children are spawned.
+
+Rule: every child gets its environment from `child_env`, default signals, an empty signal mask, and only the descriptors
+named; all else is close-on-exec.  posix_spawn, since forking a threaded process is unsafe.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+
+# What PyInstaller's bootloader sets for itself, and what must not change the meaning of an engine's own start.
+_FREEZER_PREFIX = "_PYI_"
+_DROPPED = frozenset({"NOTIFY_SOCKET", "PYINSTALLER_RESET_ENVIRONMENT", "PYINSTALLER_SUPPRESS_SPLASH_SCREEN"})
+_DEFAULTS = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
+
+
+def is_frozen() -> bool:
+    """True inside a PyInstaller binary."""
+    return bool(getattr(sys, "frozen", False))
+
+
+def unpacked_folder() -> str | None:
+    """Return the temporary folder that a onefile binary runs from, or None."""
+    folder = getattr(sys, "_MEIPASS", None)
+    return folder if is_frozen() and isinstance(folder, str) else None
+
+
+def child_env(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment for any child: ours, less what the freezer and systemd meant for us alone."""
+    env = dict(os.environ if environ is None else environ)
+    original = env.pop("LD_LIBRARY_PATH_ORIG", None)
+    if original is not None:
+        env["LD_LIBRARY_PATH"] = original
+    elif is_frozen():
+        env.pop("LD_LIBRARY_PATH", None)
+    for name in list(env):
+        if name.startswith(_FREEZER_PREFIX) or name in _DROPPED:
+            del env[name]
+    return env
+
+
+def own_command() -> list[str]:
+    """Return the words that start this program again: the binary itself, or the interpreter and its arguments."""
+    if is_frozen():
+        return [sys.executable]
+    count = len(sys.orig_argv) - len(sys.argv) + 1
+    return [sys.executable, *sys.orig_argv[1:count]]
+
+
+def invoker_pid() -> int:
+    """Return the pid of who ran us: our parent, or the parent of the onefile bootloader that is our parent."""
+    parent = os.getppid()
+    if unpacked_folder() is None:
+        return parent
+    try:
+        with open(f"/proc/{parent}/stat", "rb") as stat:
+            return int(stat.read().rpartition(b")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return parent
+
+
+def find_executable(name: str, path: str | None = None) -> str | None:
+    """Return the file that `name` means on PATH (a name with a slash means itself), or None."""
+    folders = [""] if "/" in name else (path or os.environ.get("PATH") or os.defpath).split(os.pathsep)
+    for folder in folders:
+        file = os.path.join(folder, name)
+        if os.access(file, os.X_OK) and not os.path.isdir(file):
+            return file
+    return None
+
+
+def spawn(
+    file: str,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+    pass_fds: Mapping[int, int] | None = None,
+    new_group: bool = False,
+) -> int:
+    """Start `file` and return its pid; somebody must reap it.
+
+    A descriptor left None is /dev/null.  `pass_fds` maps a number in the child to a descriptor of ours; the numbers
+    must be above 2, and none of them may be among ours that are still to be passed.
+
+    Raises:
+        OSError: The file cannot be run; errno says why.
+    """
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
+    for target, source in enumerate((stdin, stdout, stderr)):
+        if source is None:
+            actions.append((os.POSIX_SPAWN_OPEN, target, os.devnull, os.O_RDWR, 0))
+        else:
+            actions.append((os.POSIX_SPAWN_DUP2, source, target))
+    for target, source in (pass_fds or {}).items():
+        actions.append((os.POSIX_SPAWN_DUP2, source, target))
+    if new_group:
+        return os.posix_spawn(
+            file, list(argv), dict(env), file_actions=actions, setpgroup=0, setsigmask=(), setsigdef=_DEFAULTS
+        )
+    return os.posix_spawn(file, list(argv), dict(env), file_actions=actions, setsigmask=(), setsigdef=_DEFAULTS)
+
+
+def set_command_line(argv: Sequence[str]) -> None:
+    """Show other words in `ps`, where there is room for them; a nicety, so it fails in silence.
+
+    Needed where a daemon is forked, not executed: operators look for `-namespace … -id …` of the daemon.
+    """
+    try:
+        with open("/proc/self/stat", "rb") as stat:
+            fields = stat.read().rpartition(b")")[2].split()
+        start, end = int(fields[45]), int(fields[46])
+        text = b"\0".join(os.fsencode(word) for word in argv) + b"\0"
+        if len(text) <= end - start:
+            with open("/proc/self/mem", "r+b", buffering=0) as memory:
+                memory.seek(start)
+                memory.write(text.ljust(end - start, b"\0"))
+    except (OSError, ValueError, IndexError):
+        return
+
+
+def raise_oom_score(by: int = 1) -> None:
+    """Make this process, and who it forks, a likelier victim than the one that ran it (containerd).
+
+    Raises:
+        OSError: The score cannot be read or written; refused writes of an unprivileged process are ignored.
+    """
+    with open(f"/proc/{invoker_pid()}/oom_score_adj") as parent:
+        score = int(parent.read())
+    with open("/proc/self/oom_score_adj", "w") as own:
+        try:
+            own.write(str(max(-1000, min(1000, score + by))))
+            own.flush()
+        except PermissionError:
+            if os.geteuid() == 0 and not _in_user_namespace():
+                raise
+
+
+def _in_user_namespace() -> bool:
+    with open("/proc/self/uid_map") as uid_map:
+        return uid_map.read().split() != ["0", "0", "4294967295"]

@@ -1,0 +1,70 @@
+"""What containerd says to `start` on stdin, and what it wants to hear on stdout.
+
+Rule: pure; bytes in, bytes out.  The form of the answer follows from stdin alone: BootstrapParams (2.3+) get a
+BootstrapResult, anything else (1.6 to 2.2) the plain address, which all of those take for version 2 over ttrpc.
+Spec: containerd api/runtime/bootstrap/v1/bootstrap.proto; contract 2.5 and 2.6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from google.protobuf.any_pb2 import Any
+
+# containerd caps what it reads back; a start that is sent more than this is not containerd's.
+MAX_INPUT: Final = 10 << 20
+DEBUG_LEVEL: Final = -4
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """What `start` was told beyond its flags; `options` are the runtime's, or None."""
+
+    is_legacy: bool = True
+    options: Any | None = None
+    socket_dir: str = ""
+    is_debug: bool = False
+    containerd_version: str = ""
+
+
+def read_bootstrap(data: bytes, namespace: str, task_id: str) -> Bootstrap:
+    """Decide which protocol `data` speaks and return what it says.
+
+    The two encodings overlap, so parsing proves nothing: the new form counts only when it repeats the id and the
+    namespace of the flags.
+    """
+    if not data:
+        return Bootstrap()  # the common case of 1.6 to 2.2: nothing to load protobuf for
+    from google.protobuf.any_pb2 import Any
+    from google.protobuf.message import DecodeError
+
+    from shim.api.bootstrap_pb2 import BootstrapParams
+
+    try:
+        params = BootstrapParams.FromString(data)
+    except DecodeError:
+        params = None
+    if params is not None and params.instance_id == task_id and params.namespace == namespace:
+        return Bootstrap(
+            is_legacy=False,
+            options=params.extensions[0].value if params.extensions else None,
+            socket_dir=params.socket_dir,
+            is_debug=params.log_level <= DEBUG_LEVEL,
+            containerd_version=params.containerd_version,
+        )
+    try:
+        options = Any.FromString(data)
+    except DecodeError:
+        return Bootstrap()
+    return Bootstrap(options=options if options.type_url else None)
+
+
+def write_answer(address: str, bootstrap: Bootstrap) -> bytes:
+    """Return what `start` prints for the address of its daemon."""
+    if bootstrap.is_legacy:
+        return address.encode("utf-8", "surrogateescape")
+    from shim.api.bootstrap_pb2 import BootstrapResult
+
+    return BootstrapResult(version=3, address=address, protocol="ttrpc").SerializeToString()

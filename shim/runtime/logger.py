@@ -1,0 +1,90 @@
+"""The shim's log: lines into the fifo `log` of the bundle, which containerd copies to its own log.
+
+Rule: never blocks and never fails.  A full pipe drops the line; no reader (containerd restarts) is no error.
+Format: logrus text, as Go's shim writes it, so that people's greps keep working.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Final
+
+_PLAIN: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._/@^+")
+_ESCAPES: Final = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def format_value(value: object) -> str:
+    """Return a value as logrus writes it: bare if it holds only plain characters, else quoted."""
+    text = str(value)
+    if text and _PLAIN.issuperset(text):
+        return text
+    out = [_ESCAPES.get(char) or (char if char.isprintable() else f"\\x{ord(char):02x}") for char in text]
+    return '"' + "".join(out) + '"'
+
+
+def format_time(when_ns: int) -> str:
+    """Return nanoseconds since the epoch as RFC 3339 in UTC with nine digits of fraction."""
+    seconds, fraction = divmod(when_ns, 1_000_000_000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{fraction:09d}Z"
+
+
+class Logger:
+    """Writes records to a descriptor; `fd` below 0 drops them all."""
+
+    def __init__(self, fd: int = -1, *, is_debug: bool = False, **fields: object) -> None:
+        self.fd = fd
+        self.is_debug = is_debug
+        self._fields = "".join(f" {name}={format_value(value)}" for name, value in fields.items())
+
+    @classmethod
+    def open(cls, path: str, *, is_debug: bool, **fields: object) -> Logger:
+        """Log to a fifo or file; one that cannot be opened drops all records.
+
+        A fifo is opened for reading too: so the open never waits, and what is written while containerd restarts is kept.
+        """
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            fd = -1
+        return cls(fd, is_debug=is_debug, **fields)
+
+    def debug(self, message: str, **fields: object) -> None:
+        """Write a record that only `-debug` shows."""
+        if self.is_debug:
+            self._write("debug", message, fields)
+
+    def info(self, message: str, **fields: object) -> None:
+        """Write a record."""
+        self._write("info", message, fields)
+
+    def warning(self, message: str, **fields: object) -> None:
+        """Write a record about something that went on regardless."""
+        self._write("warning", message, fields)
+
+    def error(self, message: str, **fields: object) -> None:
+        """Write a record about something that failed."""
+        self._write("error", message, fields)
+
+    def fault(self, message: str, error: BaseException) -> None:
+        """Write a record about an exception that nobody expected, with the places it came through."""
+        trace = []
+        step = error.__traceback__
+        while step is not None:
+            code = step.tb_frame.f_code
+            trace.append(f"{os.path.basename(code.co_filename)}:{step.tb_lineno} {code.co_name}")
+            step = step.tb_next
+        self._write("error", message, {"error": f"{type(error).__name__}: {error}", "trace": " > ".join(trace)})
+
+    def raw(self, text: str) -> None:
+        """Write text as it is."""
+        if self.fd >= 0:
+            try:
+                os.write(self.fd, text.encode("utf-8", "backslashreplace"))
+            except OSError:
+                return  # full, or nobody reads
+
+    def _write(self, level: str, message: str, fields: dict[str, object]) -> None:
+        extra = "".join(f" {name}={format_value(value)}" for name, value in fields.items() if value is not None)
+        when = format_time(time.time_ns())
+        self.raw(f'time="{when}" level={level} msg={format_value(message)}{extra}{self._fields}\n')

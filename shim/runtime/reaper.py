@@ -1,0 +1,183 @@
+"""Reaping: every child's exit, found once, told to whom it concerns, never lost.
+
+Rule: the only place that waits for children.  A spawn registers its pid under the lock that the reap loop takes, so no exit
+can slip between.  Exits of processes that nobody spawned (containers' own, adopted as subreaper) go to the open windows
+and to the one listener; what nobody knows is consumed in silence.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from shim.host import process
+
+
+class Exit(NamedTuple):
+    """How a process ended: its exit code, or 128 + signal; `at` is seconds since the epoch."""
+
+    pid: int
+    status: int
+    at: float
+
+
+class Child:
+    """A process that this shim spawned; its exit arrives from the reaper."""
+
+    __slots__ = ("_done", "_exit", "pid")
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self._exit: Exit | None = None
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def finish(self, exit_: Exit) -> None:
+        """Wake whoever waits; the reaper calls it, once."""
+        self._exit = exit_
+        self._done.release()
+
+    def wait(self, timeout_s: float | None = None) -> Exit | None:
+        """Return the exit, or None when `timeout_s` passed first."""
+        if self._done.acquire(timeout=-1 if timeout_s is None else timeout_s):
+            self._done.release()
+        return self._exit
+
+
+class Window:
+    """All exits seen since the window was opened, by pid: for a process that may end before its pid is known."""
+
+    __slots__ = ("_reaper", "exits")
+
+    def __init__(self, reaper: Reaper) -> None:
+        self._reaper = reaper
+        self.exits: dict[int, Exit] = {}
+
+    def close(self) -> None:
+        """Stop collecting; closing twice is fine."""
+        self._reaper.close_window(self)
+
+
+class Reaper:
+    """Collects exits on SIGCHLD.  `listener` hears those of processes that were not spawned here.
+
+    `spawn` and `open_window` are safe from any thread; `reap` belongs to the loop that gets the signal.
+    """
+
+    def __init__(self, listener: Callable[[Exit], None] = lambda _exit: None) -> None:
+        self.listener = listener
+        self._lock = threading.Lock()
+        self._children: dict[int, Child] = {}
+        self._windows: set[Window] = set()
+
+    def spawn(
+        self,
+        argv: list[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        pass_fds: Mapping[int, int] | None = None,
+    ) -> Child:
+        """Start a program found on PATH; descriptors left None are /dev/null.
+
+        Raises:
+            OSError: It cannot be started; FileNotFoundError when it is not on PATH.
+        """
+        file = _find(argv[0])
+        child = Child()
+        environment = process.child_env() if env is None else env
+        with self._lock:
+            child.pid = process.spawn(
+                file, argv, environment, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds
+            )
+            self._children[child.pid] = child
+        return child
+
+    def open_window(self) -> Window:
+        """Start collecting all exits; close it in every path."""
+        window = Window(self)
+        with self._lock:
+            self._windows.add(window)
+        return window
+
+    def close_window(self, window: Window) -> None:
+        """Stop collecting for a window."""
+        with self._lock:
+            self._windows.discard(window)
+
+    def reap(self) -> None:
+        """Collect every exit there is; several may have come with one signal."""
+        while True:
+            with self._lock:
+                try:
+                    pid, status = os.waitpid(-1, os.WNOHANG)
+                except ChildProcessError:
+                    return
+                if pid == 0:
+                    return
+                exit_ = Exit(pid, _code(status), time.time())
+                child = self._children.pop(pid, None)
+                if child is None:
+                    for window in self._windows:
+                        window.exits[pid] = exit_
+            if child is not None:
+                child.finish(exit_)
+            else:
+                self.listener(exit_)
+
+
+class ForegroundReaper:
+    """Spawns for a process without an event loop (`delete`, `-info`): each child is waited for by its own pid."""
+
+    def spawn(
+        self,
+        argv: list[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        pass_fds: Mapping[int, int] | None = None,
+    ) -> ForegroundChild:
+        """Start a program found on PATH; as `Reaper.spawn`."""
+        file = _find(argv[0])
+        environment = process.child_env() if env is None else env
+        pid = process.spawn(file, argv, environment, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds)
+        return ForegroundChild(pid)
+
+
+class ForegroundChild:
+    """A child of a process without an event loop."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def wait(self, timeout_s: float | None = None) -> Exit | None:
+        """Wait for the end, or kill the child when `timeout_s` passed first."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            pid, status = os.waitpid(self.pid, 0 if deadline is None else os.WNOHANG)
+            if pid:
+                return Exit(pid, _code(status), time.time())
+            if deadline is not None and time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGKILL)
+                deadline = None
+            time.sleep(0.005)
+
+
+def _find(name: str) -> str:
+    file = process.find_executable(name)
+    if file is None:
+        raise FileNotFoundError(2, "executable file not found in $PATH", name)
+    return file
+
+
+def _code(status: int) -> int:
+    code = os.waitstatus_to_exitcode(status)
+    return 128 - code if code < 0 else code

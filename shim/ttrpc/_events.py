@@ -1,0 +1,30 @@
+"""What a ttrpc connection tells its owner: frozen values, no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReceived:
+    """A client called `service`/`method`; `timeout_ns` counts from arrival, 0 means no deadline."""
+
+    stream_id: int
+    service: str
+    method: str
+    payload: bytes
+    timeout_ns: int
+    metadata: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseReceived:
+    """The server answered a call; `code` 0 is success and `payload` then holds the message."""
+
+    stream_id: int
+    code: int
+    message: str
+    payload: bytes
+
+
+Event = RequestReceived | ResponseReceived

@@ -1,0 +1,172 @@
+"""The event loop of a blocking-style server: descriptors, timers, signals, and calls from other threads.
+
+Rule: one thread runs it; callbacks never block.  Every method but `call_soon` and `stop` belongs to that thread.
+An exception in a callback is handed to `on_error` and the loop goes on: one fault must not end a daemon.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+READABLE: Final = 1  # EPOLLIN and POLLIN
+WRITABLE: Final = 4  # EPOLLOUT and POLLOUT
+FAILED: Final = 8 | 16  # ERR and HUP, reported without being asked for
+
+Callback = Callable[[], None]
+
+
+class Timer:
+    """A call that was put off; `cancel` makes it never happen."""
+
+    __slots__ = ("callback", "when")
+
+    def __init__(self, when: float, callback: Callback) -> None:
+        self.when = when
+        self.callback: Callback | None = callback
+
+    def cancel(self) -> None:
+        """Forget the call."""
+        self.callback = None
+
+    def __lt__(self, other: Timer) -> bool:
+        return self.when < other.when
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+class Loop:
+    """An epoll loop (poll where the system has no epoll)."""
+
+    def __init__(self, on_error: Callable[[Exception], None] = _raise) -> None:
+        self.on_error = on_error
+        self._epoll = select.epoll() if hasattr(select, "epoll") else None
+        self._poller = self._epoll or select.poll()
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._timers: list[Timer] = []
+        self._soon: list[Callback] = []
+        self._soon_lock = threading.Lock()
+        self._is_stopped = False
+        self._signals: dict[int, Callback] = {}
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self.register(self._wake_read, READABLE, self._woken)
+
+    def close(self) -> None:
+        """Give back the loop's own descriptors; registered ones stay their owners'."""
+        if self._signals:
+            signal.set_wakeup_fd(-1)
+        if self._epoll is not None:
+            self._epoll.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def register(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+        """Call `callback(ready)` whenever one of `events` (or FAILED) holds for `fd`."""
+        self._poller.register(fd, events)
+        self._callbacks[fd] = callback
+
+    def modify(self, fd: int, events: int) -> None:
+        """Change what a registered descriptor is watched for; 0 leaves only FAILED."""
+        self._poller.modify(fd, events)
+
+    def unregister(self, fd: int) -> None:
+        """Stop watching; an unknown descriptor is fine."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._poller.unregister(fd)
+
+    def call_later(self, delay_s: float, callback: Callback) -> Timer:
+        """Call `callback()` on the loop after `delay_s` seconds."""
+        timer = Timer(time.monotonic() + delay_s, callback)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    def call_soon(self, callback: Callback) -> None:
+        """Call `callback()` on the loop's thread; safe from any thread."""
+        with self._soon_lock:
+            is_first = not self._soon
+            self._soon.append(callback)
+        if is_first:
+            self._wake()
+
+    def on_signal(self, signum: int, callback: Callback) -> None:
+        """Call `callback()` on the loop after a signal arrived; the handler itself only wakes the loop.
+
+        Only in the main thread, which is where Python delivers signals.
+        """
+        self._signals[signum] = callback
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signum, _noted)
+
+    def stop(self) -> None:
+        """Make `run` return after the callbacks at hand; safe from any thread."""
+        self._is_stopped = True
+        self._wake()
+
+    def run(self) -> None:
+        """Run until `stop`."""
+        poll = self._poller.poll
+        callbacks = self._callbacks
+        while not self._is_stopped:
+            timeout = self._timeout_s()
+            ready = poll(timeout) if self._epoll is not None else poll(None if timeout < 0 else timeout * 1000)
+            for fd, events in ready:
+                callback = callbacks.get(fd)
+                if callback is not None:
+                    try:
+                        callback(events)
+                    except Exception as error:
+                        self.on_error(error)
+            self._run_timers()
+
+    def _timeout_s(self) -> float:
+        timers = self._timers
+        while timers and timers[0].callback is None:
+            heapq.heappop(timers)
+        return max(0.0, timers[0].when - time.monotonic()) if timers else -1.0
+
+    def _run_timers(self) -> None:
+        timers = self._timers
+        while timers and (timers[0].callback is None or timers[0].when <= time.monotonic()):
+            callback = heapq.heappop(timers).callback
+            if callback is not None:
+                self._guard(callback)
+
+    def _guard(self, callback: Callback) -> None:
+        try:
+            callback()
+        except Exception as error:
+            self.on_error(error)
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_write, b"\0")
+        except BlockingIOError:
+            pass  # the pipe is full of wake-ups already
+
+    def _woken(self, _events: int) -> None:
+        try:
+            received = os.read(self._wake_read, 4096)
+        except BlockingIOError:
+            received = b""
+        for signum in set(received):
+            callback = self._signals.get(signum)
+            if callback is not None:
+                self._guard(callback)
+        with self._soon_lock:
+            soon, self._soon = self._soon, []
+        for callback in soon:
+            self._guard(callback)
+
+
+def _noted(_signum: int, _frame: object) -> None:
+    """Do nothing: the interpreter has written the signal's number to the wake-up descriptor."""

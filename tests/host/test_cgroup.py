@@ -1,0 +1,153 @@
+"""Finding and joining cgroups, on trees of plain files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from shim.errors import CgroupError
+from shim.host import cgroup
+from shim.host.cgroup_v1 import LegacyCgroup
+from shim.host.cgroup_v2 import UnifiedCgroup
+
+PID = 4242
+
+
+def write(folder: Path, files: Mapping[str, str]) -> None:
+    """Make a tree of files."""
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def find(tmp_path: Path) -> cgroup.Cgroup:
+    """Look for the process in the tree."""
+    return cgroup.find(PID, root=str(tmp_path / "cgroup"), proc=str(tmp_path / "proc"))
+
+
+def make_process(tmp_path: Path, paths: str, state: str = "S") -> None:
+    """Make what /proc says of the process; its name has a bracket."""
+    files = {f"{PID}/cgroup": paths, f"{PID}/stat": f"{PID} (a) b) {state} 1 1", "self/mountinfo": ""}
+    write(tmp_path / "proc", files)
+
+
+def test_find_on_a_unified_host(tmp_path: Path) -> None:
+    """The one folder is that of the hierarchy without a number."""
+    make_process(tmp_path, "0::/k8s/a b\n")
+    write(tmp_path / "cgroup", {"cgroup.controllers": "", "k8s/a b/cgroup.procs": ""})
+
+    found = find(tmp_path)
+
+    assert UnifiedCgroup(f"{tmp_path}/cgroup/k8s/a b") == found
+    assert found.is_unified
+
+
+def test_find_on_a_hybrid_host(tmp_path: Path) -> None:
+    """The unified hierarchy beside version 1 does not count, nor do controllers of which the process is at the top."""
+    make_process(tmp_path, "9:name=systemd:/s\n4:memory:/k8s/a:b\n2:cpu,cpuacct:/k8s/a:b\n1:pids:/\n0::/k8s\n")
+    for folder in ("systemd/s", "memory/k8s/a:b", "cpu,cpuacct/k8s/a:b", "pids", "unified/k8s"):
+        (tmp_path / "cgroup" / folder).mkdir(parents=True)
+    for link in ("cpu", "cpuacct"):
+        (tmp_path / "cgroup" / link).symlink_to("cpu,cpuacct")
+
+    found = find(tmp_path)
+
+    folders = {"name=systemd": "systemd/s"} | {name: f"{name}/k8s/a:b" for name in ("memory", "cpu", "cpuacct")}
+    assert {name: f"{tmp_path}/cgroup/{path}" for name, path in folders.items()} == (
+        found.folders if isinstance(found, LegacyCgroup) else None
+    )
+    assert not found.is_unified
+
+
+def test_find_in_a_container_that_sees_a_part_of_the_tree(tmp_path: Path) -> None:
+    """Where the mount shows the folder /docker/x at its top, that much is taken off the path."""
+    make_process(tmp_path, "4:memory:/docker/x/k8s/a\n3:pids:/docker/x\n2:cpu:/elsewhere\n")
+    for folder in ("memory/k8s/a", "pids", "cpu"):
+        (tmp_path / "cgroup" / folder).mkdir(parents=True)
+    mounts = [f"1 1 0:1 /docker/x {tmp_path}/cgroup/{name} rw - cgroup cgroup rw" for name in ("memory", "pids", "cpu")]
+    write(tmp_path / "proc", {"self/mountinfo": "\n".join(mounts) + "\n"})
+
+    found = find(tmp_path)
+
+    assert LegacyCgroup({"memory": f"{tmp_path}/cgroup/memory/k8s/a"}, f"{tmp_path}/proc") == found
+
+
+@pytest.mark.parametrize("controllers", ["cgroup.controllers", "memory/cgroup.procs"])
+@pytest.mark.parametrize(
+    ("paths", "state", "expected"),
+    [
+        ("0::/\n1:memory:/\n", "S", "process 4242 has no cgroup of its own"),
+        ("0::/gone (deleted)\n1:memory:/gone (deleted)\n", "S", "process 4242 has no cgroup of its own"),
+        ("0::/../other\n1:memory:/../other\n", "S", "process 4242 has no cgroup of its own"),
+        ("", "S", "process 4242 has no cgroup of its own"),
+        ("0::/a\n1:memory:/a\n", "Z", "process 4242 has no cgroup: it is dead"),
+    ],
+)
+def test_find_never_answers_with_the_root(
+    controllers: str, paths: str, state: str, expected: str, tmp_path: Path
+) -> None:
+    """A process that is dead or has no cgroup of its own has none: the root's numbers and pids are all of the host's."""
+    make_process(tmp_path, paths, state)
+    write(tmp_path / "cgroup", {controllers: ""})
+
+    with pytest.raises(CgroupError) as caught:
+        find(tmp_path)
+
+    assert expected == str(caught.value)
+
+
+def test_find_of_a_process_that_is_gone(tmp_path: Path) -> None:
+    """A pid that is nobody's is an error of its own."""
+    with pytest.raises(CgroupError) as caught:
+        find(tmp_path)
+
+    assert "process 4242 has no cgroup: it is gone" == str(caught.value)
+
+
+def test_join_on_a_unified_host(tmp_path: Path) -> None:
+    """The pid is written into the one folder."""
+    write(tmp_path, {"cgroup.controllers": "", "shims/cgroup.procs": ""})
+
+    cgroup.join("/shims", PID, root=str(tmp_path))
+
+    assert "4242" == (tmp_path / "shims/cgroup.procs").read_text()
+
+
+def test_join_on_a_hybrid_host(tmp_path: Path) -> None:
+    """The pid is written once into each version 1 folder that there is, with or without a leading slash."""
+    for name in ("memory", "cpu,cpuacct", "unified", "pids"):
+        write(tmp_path, {f"{name}/cgroup.procs": ""})
+    for name in ("memory", "cpu,cpuacct", "unified"):
+        write(tmp_path, {f"{name}/shims/cgroup.procs": ""})
+    (tmp_path / "cpu").symlink_to("cpu,cpuacct")
+
+    cgroup.join("shims", PID, root=str(tmp_path))
+
+    written = {path.parent.parent.name: path.read_text() for path in tmp_path.glob("*/shims/cgroup.procs")}
+    assert {"memory": "4242", "cpu,cpuacct": "4242", "unified": ""} == {
+        **written,
+        "cpu,cpuacct": written["cpu,cpuacct"],
+    }
+    assert not (tmp_path / "pids/shims").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "files", "expected"),
+    [
+        ("/shims", ["cgroup.controllers"], "no such cgroup"),
+        ("/shims", ["memory/cgroup.procs"], "no such cgroup"),
+        ("shims", ["cgroup.controllers", "shims/cgroup.procs"], "not an absolute path"),
+        ("/a/../../shims", ["cgroup.controllers"], "not an absolute path"),
+        ("/shims", ["cgroup.controllers", "shims/other"], "no such file or directory"),
+    ],
+)
+def test_join_says_why_it_failed(path: str, files: list[str], expected: str, tmp_path: Path) -> None:
+    """The text is containerd's, and nothing is made that was not there."""
+    write(tmp_path, dict.fromkeys(files, ""))
+
+    with pytest.raises(CgroupError) as caught:
+        cgroup.join(path, PID, root=str(tmp_path))
+
+    assert f"failed to join cgroup {path}: {expected}" == str(caught.value)
+    assert not (tmp_path / "shims/cgroup.procs").exists() or path == "shims"
