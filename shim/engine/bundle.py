@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shim.errors import BundleError
 
@@ -17,8 +17,7 @@ from shim.errors import BundleError
 GROUP_ANNOTATIONS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(NamedTuple):
     """One bundle, by its absolute path."""
 
     path: str
@@ -88,12 +87,14 @@ class Bundle:
         except OSError as error:
             raise BundleError(f"write {path}: {error.strerror}") from None
 
-    def read_options(self) -> dict[str, object]:
-        """Return what `write_options` left; empty when there is nothing or it cannot be read."""
+    def read_options(self) -> dict[str, object] | None:
+        """Return what `write_options` left; None when there is nothing: no Create has come; empty if it is garbled."""
         try:
             with open(self.file("options.json"), "rb") as file:
                 options = json.load(file)
-        except (OSError, ValueError):
+        except OSError:
+            return None
+        except ValueError:
             return {}
         return options if isinstance(options, dict) else {}
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 import array
 import fcntl
 import os
-import shutil
 import socket
 import struct
-import tempfile
 import termios
 import threading
 import time
@@ -22,12 +20,13 @@ from shim.engine.pump import Pump
 from shim.engine.runc import ChildFds
 from shim.engine.stdio import OPEN_LIMIT_S, StdinHold, Stdio, close_all, open_output, scheme_of
 from shim.errors import StdioError
+from shim.host import tempfiles
 from shim.ttrpc.address import MAX_UNIX_PATH
 from shim.ttrpc.loop import Loop
 
 _NAME: Final = "pty.sock"
-# mkdtemp adds eight characters to "pty"; the folder must leave room for them and the name.
-_ROOM: Final = len("/pty12345678/") + len(_NAME)
+# What the socket's path has below the temporary folder.
+_ROOM: Final = len("/pty0123456789ab/") + len(_NAME)
 
 
 class ConsoleSocket:
@@ -35,7 +34,7 @@ class ConsoleSocket:
 
     def __init__(self) -> None:
         try:
-            self._folder = tempfile.mkdtemp(prefix="pty", dir=_short_folder())
+            self._folder = tempfiles.make_folder(tempfiles.short_folder(MAX_UNIX_PATH - _ROOM), "pty")
         except OSError as error:
             raise StdioError(f"failed to create OCI runtime console socket: {error.strerror}") from None
         self.path = os.path.join(self._folder, _NAME)
@@ -74,12 +73,11 @@ class ConsoleSocket:
     def close(self) -> None:
         """Remove socket and folder."""
         self._sock.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _short_folder() -> str:
-    folder = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-    return folder if len(os.fsencode(folder)) + _ROOM <= MAX_UNIX_PATH else "/tmp"  # noqa: S108  (mkdtemp makes it safe)
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass  # it was not bound
+        os.rmdir(self._folder)
 
 
 class Console:

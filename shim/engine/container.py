@@ -1,7 +1,7 @@
 """One container: what Create makes and Delete takes away, and what can be asked of it between.
 
-Rule: plain values in and out, errors of shim.errors; a failed step undoes what it did, in reverse.  Nobody waits for another
-container, and a process's operations wait only for each other.  Spec: contract section 6.
+Rule: plain values in and out, errors of shim.errors; a failed step undoes what it did, in reverse.  Nobody waits for
+another container, and a process's operations wait only for each other.  Spec: contract section 6.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shim.engine.bundle import Bundle
 from shim.engine.console import Console
@@ -42,8 +41,7 @@ DRAIN_LIMIT_S: Final = 9.0
 _EXIT_LIMIT_S: Final = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(NamedTuple):
     """What every container of a shim shares."""
 
     loop: Loop
@@ -51,8 +49,7 @@ class Surroundings:
     logger: Logger
 
 
-@dataclass(frozen=True, slots=True)
-class StdioOwner:
+class StdioOwner(NamedTuple):
     """Who shall own the container's ends of its pipes: root inside a user namespace, as a rule."""
 
     uid: int = 0
@@ -62,9 +59,7 @@ class StdioOwner:
 class Container:
     """A container from Create to Delete; `init_has_exited` and what follows it belong to the lifecycle and its lock."""
 
-    def __init__(
-        self, shim: Surroundings, bundle: Bundle, runc: Runc, stdio: Stdio, owner: StdioOwner = StdioOwner()
-    ) -> None:
+    def __init__(self, shim: Surroundings, bundle: Bundle, runc: Runc, stdio: Stdio, owner: StdioOwner) -> None:
         self._shim = shim
         self._owner = owner
         self.bundle = bundle
@@ -397,4 +392,3 @@ class Container:
             watch.close()
 
         self._shim.loop.call_soon(close)
-

@@ -1,7 +1,7 @@
 """The containers of one shim, by id.
 
-Rule: a container is in the table only between a Create and a Delete that succeeded, and the shim may end only while the table
-is empty and no Create is under way.  Spec: contract 6.1 and 6.18.
+Rule: a container is in the table only between a Create and a Delete that succeeded, and the shim may end only while
+the table is empty and no Create is under way.  Spec: contract 6.1 and 6.18.
 """
 
 from __future__ import annotations

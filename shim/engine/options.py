@@ -7,8 +7,7 @@ Spec: contract 7.5; 1.6 and 1.7 clients send `containerd.linux.runc.CreateOption
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from shim.api.runc_options_pb2 import Options
 from shim.api.runctypes_pb2 import CreateOptions
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
 MessageT = TypeVar("MessageT", bound="Message")
 
 
-@dataclass(frozen=True, slots=True)
-class RuncOptions:
+class RuncOptions(NamedTuple):
     """`containerd.runc.v1.Options`, as far as a shim acts on it; names are the message's."""
 
     no_pivot_root: bool = False
@@ -39,10 +37,10 @@ class RuncOptions:
 
     def to_json(self) -> dict[str, object]:
         """Return what options.json holds: the fields that are set."""
-        return {name: value for name, value in asdict(self).items() if value}
+        return {name: value for name, value in self._asdict().items() if value}
 
 
-_NAMES = tuple(field.name for field in fields(RuncOptions))
+_NAMES = RuncOptions._fields
 
 
 def decode_options(options: Any | None) -> RuncOptions:

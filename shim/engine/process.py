@@ -1,7 +1,7 @@
 """One process of a container: its state, its stdio, how it ended, and who waits for that.
 
-Rule: `operation` serialises what clients ask of the process; state and exit change under a lock of their own that is never
-held for long, so State and Wait always answer at once.
+Rule: `operation` serialises what clients ask of the process; state and exit change under a lock of their own that is
+never held for long, so State and Wait always answer at once.
 """
 
 from __future__ import annotations

@@ -28,9 +28,7 @@ class TaskEvents:
         event = events_pb2.TaskCreate(
             container_id=container.id,
             bundle=container.bundle.path,
-            io=events_pb2.TaskIO(
-                stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr, terminal=stdio.terminal
-            ),
+            io=events_pb2.TaskIO(stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr, terminal=stdio.terminal),
             pid=container.init.pid,
         )
         for mount in container.mounts:

@@ -1,7 +1,8 @@
 """Moving bytes from one descriptor to another on the event loop.
 
-Rule: no thread and, between pipes, no copy (splice).  A slow sink stops the reading, a broken one does not: the source is
-then drained into nothing, since a container must not block on a pipe that nobody empties (containerd#12462).
+Rule: no thread and, between pipes, no copy (splice).  A slow sink stops the reading, a broken one does not: the
+source is then drained into nothing, since a container must not block on a pipe that nobody empties
+(containerd#12462).
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _TTY_GRACE_S: Final = 0.2
 class Pump:
     """Copies `source` to `sink` until the source ends, then calls `on_done()`; the descriptors stay the owner's.
 
-    Both must be non-blocking (a sink that is a regular file excepted).  `is_tty` says that the source is a console, whose
-    EIO only means that nobody has the other end open right now.  All methods belong to the loop's thread.
+    Both must be non-blocking (a sink that is a regular file excepted).  `is_tty` says that the source is a console,
+    whose EIO only means that nobody has the other end open right now.  All methods belong to the loop's thread.
     """
 
     def __init__(

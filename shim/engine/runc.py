@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 import os
 import select
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shim.errors import EngineError, NotFoundError
-from shim.host import process
+from shim.host import process, tempfiles
 
 if TYPE_CHECKING:
     from shim.runtime.reaper import Exit, ForegroundReaper, Reaper
@@ -72,8 +70,7 @@ def last_error(log: str, offset: int = 0) -> str:
             message = str(record.get("msg", "")).strip()
 
 
-@dataclass(frozen=True, slots=True)
-class Runc:
+class Runc(NamedTuple):
     """One container's runtime: its command line and the way to run it."""
 
     reaper: Spawner
@@ -112,11 +109,8 @@ class Runc:
 
     def exec(self, spec: bytes, pid_file: str, fds: ChildFds, console_socket: str | None) -> None:
         """Start another process in the container; `spec` is the JSON of an OCI process.  Raises EngineError."""
-        folder = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-        fd, path = tempfile.mkstemp(prefix="runc-process", dir=folder)
+        path = tempfiles.write_file(tempfiles.runtime_folder(), "runc-process", spec)
         try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(spec)
             words = ["exec", "--process", path]
             if console_socket is not None:
                 words += ["--console-socket", console_socket]
@@ -200,9 +194,7 @@ class Runc:
         return f"{text}: {ended.output.strip()}" if ended.output.strip() else text
 
     def _call(self, words: Sequence[str], *, fds: ChildFds | None = None, data: bytes | None = None) -> _Ended:
-        argv = global_arguments(
-            self.binary, self.root, self.namespace, self.log, systemd_cgroup=self.systemd_cgroup
-        )
+        argv = global_arguments(self.binary, self.root, self.namespace, self.log, systemd_cgroup=self.systemd_cgroup)
         argv += words
         if fds is not None:
             child = self.reaper.spawn(argv, stdin=fds.stdin, stdout=fds.stdout, stderr=fds.stderr)

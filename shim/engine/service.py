@@ -230,9 +230,7 @@ class Engine:
     def services(self) -> list[Service]:
         """Return task v2 and v3, which one daemon serves side by side."""
         return [
-            Service.from_descriptor(
-                api.DESCRIPTOR.services_by_name["Task"], TaskService(self, api), inline=INLINE
-            )
+            Service.from_descriptor(api.DESCRIPTOR.services_by_name["Task"], TaskService(self, api), inline=INLINE)
             for api in (task_v2_pb2, task_v3_pb2)
         ]
 

@@ -1,17 +1,20 @@
 """pyrunc as a shim: how it groups containers, what it serves, and how it cleans up after a dead daemon.
 
-Rule: `start` and `delete` load this module, so it imports nothing heavy; `delete` works from the bundle on disk alone and
-touches nothing of a daemon that may still serve others of its group.  Spec: contract 3.2 and 11.
+Rule: `start` and `delete` load this module, so it imports nothing heavy; `delete` works from the bundle on disk alone
+and touches nothing of a daemon that may still serve others of its group.  Spec: contract 3.2 and 11.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import TYPE_CHECKING, cast
+import time
+from typing import TYPE_CHECKING, Final, cast
 
 from shim.engine.bundle import Bundle
 from shim.errors import BundleError, ShimError
+from shim.host import process
 from shim.runtime.shim import Deleted, Shim
 
 if TYPE_CHECKING:
@@ -24,7 +27,8 @@ if TYPE_CHECKING:
     from shim.runtime.serve import Daemon
     from shim.ttrpc.service import Service
 
-RUNTIME_ID = "io.containerd.pyrunc.v1"
+RUNTIME_ID: Final = "io.containerd.pyrunc.v1"
+_CREATE_END_S: Final = 2.0
 
 
 class RuncShim(Shim):
@@ -75,7 +79,9 @@ class RuncShim(Shim):
         from shim.engine.runc import DEFAULT_BINARY, DEFAULT_ROOT, Runc
 
         options = bundle.read_options()
-        root = str(options.get("root") or DEFAULT_ROOT)
+        if options is not None and not os.path.exists(bundle.file("init.pid")):
+            _end_unfinished_create(bundle)
+        root = str((options or {}).get("root") or DEFAULT_ROOT)
         if not os.path.isdir(os.path.join(root, flags.namespace, flags.id)):
             return  # the runtime knows nothing of it: deleted in good order, as nearly always
         from shim.runtime.reaper import ForegroundReaper
@@ -88,6 +94,20 @@ class RuncShim(Shim):
         from shim.engine.info import runtime_info
 
         return runtime_info(self.runtime_id, cast("Any", options))
+
+
+def _end_unfinished_create(bundle: Bundle) -> None:
+    """Kill a `runc create` that has outlived its daemon, before it makes a container that nobody would know."""
+    deadline = time.monotonic() + _CREATE_END_S
+    while pids := process.find_by_arguments("create", "--bundle", bundle.path):
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.005)
 
 
 def _warn(message: str, error: Exception) -> None:

@@ -1,8 +1,8 @@
 """A process's stdin, stdout and stderr: fifos of the client, files, or a console; and the copying between.
 
-Rule: the process gets pipes (or a console), the client's fifos stay the shim's, opened on both sides, so that a client or
-a containerd that goes away breaks nothing.  Opening may wait for the client and so belongs to worker threads; copying is
-done on the loop.  Spec: contract section 8.
+Rule: the process gets pipes (or a console), the client's fifos stay the shim's, opened on both sides, so that a
+client or a containerd that goes away breaks nothing.  Opening may wait for the client and so belongs to worker
+threads; copying is done on the loop.  Spec: contract section 8.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import os
 import stat
 import threading
 import time
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from shim.engine.pump import Pump
 from shim.engine.runc import ChildFds
@@ -25,8 +24,7 @@ OPEN_LIMIT_S: Final = 30.0
 _POLL_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02)
 
 
-@dataclass(frozen=True, slots=True)
-class Stdio:
+class Stdio(NamedTuple):
     """Where a process's stdio goes, as the client asked."""
 
     stdin: str = ""
@@ -104,6 +102,7 @@ class Streams:
 
     def _make_pipe(self, number: int) -> int:
         """Make the pipe for one of the process's descriptors and return the shim's end."""
+        own = -1
         try:
             read_end, write_end = os.pipe()
             own, child = (write_end, read_end) if number == 0 else (read_end, write_end)
@@ -112,6 +111,8 @@ class Streams:
             if any(self._owner):
                 os.fchown(child, *self._owner)
         except OSError as error:
+            if own >= 0:
+                os.close(own)
             raise StdioError(f"failed to create init process I/O: {_reason(error)}") from None
         return own
 

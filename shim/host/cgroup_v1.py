@@ -8,8 +8,7 @@ Spec: the kernel's admin-guide/cgroup-v1.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Final, NamedTuple
 
 from shim.host.cgroup_files import (
     find_page_sizes,
@@ -88,14 +87,16 @@ _BLKIO_THROTTLE: Final = (
 _PROCESS_CONTROLLERS: Final = ("devices", "pids", "memory", "freezer", "cpu")
 
 
-@dataclass(frozen=True, slots=True)
-class LegacyCgroup:
+class LegacyCgroup(NamedTuple):
     """The folders of one path, by controller."""
-
-    is_unified: ClassVar[bool] = False
 
     folders: Mapping[str, str]
     proc: str = "/proc"
+
+    @property
+    def is_unified(self) -> bool:
+        """Which version's message `metrics` fits."""
+        return False
 
     def metrics(self) -> dict[str, object]:
         """Return what `Metrics(**metrics)` takes.

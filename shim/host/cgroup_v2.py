@@ -6,8 +6,7 @@ Spec: the kernel's admin-guide/cgroup-v2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Final, NamedTuple
 
 from shim.host.cgroup_files import (
     find_page_sizes,
@@ -79,13 +78,15 @@ _IO: Final = ("rbytes", "wbytes", "rios", "wios")
 _STALL_SHARES: Final = ("avg10", "avg60", "avg300")
 
 
-@dataclass(frozen=True, slots=True)
-class UnifiedCgroup:
+class UnifiedCgroup(NamedTuple):
     """One folder of the unified hierarchy."""
 
-    is_unified: ClassVar[bool] = True
-
     folder: str
+
+    @property
+    def is_unified(self) -> bool:
+        """Which version's message `metrics` fits."""
+        return True
 
     def metrics(self) -> dict[str, object]:
         """Return what `Metrics(**metrics)` takes.
@@ -127,8 +128,8 @@ def _read_pressure(folder: str, name: str) -> dict[str, object]:
         kind, *pairs = line.split() or [""]
         if kind in ("some", "full"):
             words = {key: text for key, _, text in (pair.partition("=") for pair in pairs)}
-            shares = {name: float(words[name]) for name in _STALL_SHARES if name in words}
-            stalls[kind] = {**shares, **_pick_same(parse_pairs(pairs, 0), ("total",))}
+            shares: dict[str, object] = {name: float(words[name]) for name in _STALL_SHARES if name in words}
+            stalls[kind] = shares | _pick_same(parse_pairs(pairs, 0), ("total",))
     return {"psi": stalls} if stalls else {}
 
 

@@ -10,8 +10,7 @@ import errno
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from shim.errors import MountError, ShimError
 from shim.host import loopdev, mountinfo
@@ -41,8 +40,7 @@ _BUSY_RETRIES: Final = 50
 _BUSY_PAUSE_S: Final = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """One component of a root file system, as containerd sends it."""
 
     type: str

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from shim.errors import MountError
 
@@ -62,8 +61,7 @@ _FLAGS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """Mount options taken apart: flags for the kernel, data for the file system."""
 
     flags: int = 0

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shim.errors import UnsupportedSystemError
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One mount: `root` is the folder of the file system that shows at `mount_point`."""
 
     root: str

@@ -106,6 +106,21 @@ def spawn(
     return os.posix_spawn(file, list(argv), dict(env), file_actions=actions, setsigmask=(), setsigdef=_DEFAULTS)
 
 
+def find_by_arguments(*words: str) -> list[int]:
+    """Return the pids of all processes that have each of `words` among their arguments."""
+    wanted = {os.fsencode(word) for word in words}
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/cmdline", "rb") as cmdline:
+                    if wanted.issubset(cmdline.read().split(b"\0")):
+                        found.append(int(name))
+            except OSError:
+                continue  # it has just ended
+    return found
+
+
 def set_command_line(argv: Sequence[str]) -> None:
     """Show other words in `ps`, where there is room for them; a nicety, so it fails in silence.
 

@@ -12,8 +12,7 @@ import fcntl
 import hashlib
 import os
 import socket
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from shim.errors import SocketError
 from shim.ttrpc.address import MAX_UNIX_PATH
@@ -32,8 +31,7 @@ def socket_path(containerd_address: str, namespace: str, group: str, folder: str
     return os.path.join(folder or SOCKET_DIR, name)
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(NamedTuple):
     """A listening socket and the identity of its file, by which it is removed again."""
 
     listener: socket.socket

@@ -7,8 +7,7 @@ Spec: containerd api/runtime/bootstrap/v1/bootstrap.proto; contract 2.5 and 2.6.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any
@@ -18,8 +17,7 @@ MAX_INPUT: Final = 10 << 20
 DEBUG_LEVEL: Final = -4
 
 
-@dataclass(frozen=True, slots=True)
-class Bootstrap:
+class Bootstrap(NamedTuple):
     """What `start` was told beyond its flags; `options` are the runtime's, or None."""
 
     is_legacy: bool = True

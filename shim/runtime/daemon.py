@@ -1,15 +1,16 @@
 """Becoming a daemon: the process that `start` leaves behind, holding the listening socket.
 
-Two ways with one result.  Re-exec: the program starts itself again with the socket on descriptor 3 (Go's way).  Fork: the
-process that is already loaded goes on as the daemon, which saves the second launch; a frozen binary takes it, since its
-unpacked folder then belongs to `start` alone and is removed when that ends.  CONTAINERD_SHIM_SPAWN=reexec|fork chooses.
+Two ways with one result.  Re-exec: the program starts itself again with the socket on descriptor 3 (Go's way).  Fork:
+the process that is already loaded goes on as the daemon, which saves the second launch; a frozen binary takes it,
+since its unpacked folder then belongs to `start` alone and is removed when that ends.
+CONTAINERD_SHIM_SPAWN=reexec|fork chooses.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -60,6 +61,8 @@ def fork(flags: Flags, bound: Bound, serve: Callable[[], None]) -> int:
         os.environ["OTEL_SERVICE_NAME"] = f"containerd-shim-{flags.id}"
         serve()
         status = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # into the log, which is on descriptor 2 by now
     finally:
         os._exit(status)  # nothing of `start` may run on in the daemon
 
@@ -82,6 +85,8 @@ def disown_unpacked_folder() -> None:
     folder = process.unpacked_folder()
     if folder is None:
         return
+    import shutil  # heavy, and needed nowhere else
+
     shutil.rmtree(folder, ignore_errors=True)
     parent = os.getppid()
     try:
@@ -107,4 +112,6 @@ def sweep_unpacked_folders(folder: str) -> None:
         except OSError:
             continue
         if time.time() - marked.st_ctime > _STALE_S and entry.path != folder:
+            import shutil  # as above
+
             shutil.rmtree(entry.path, ignore_errors=True)

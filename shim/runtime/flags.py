@@ -7,8 +7,7 @@ Spec: Go's package flag; the flags are those of containerd's pkg/shim, 1.6 to 2.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from shim.errors import UsageError
 
@@ -33,8 +32,7 @@ _BOOLS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Flags:
+class Flags(NamedTuple):
     """What the command line said; `action` is its first word that is no flag, or empty."""
 
     namespace: str = ""
@@ -48,7 +46,7 @@ class Flags:
     info: bool = False
     version: bool = False
     action: str = ""
-    rest: tuple[str, ...] = field(default=())
+    rest: tuple[str, ...] = ()
 
     def daemon_arguments(self) -> list[str]:
         """Return the arguments that a shim daemon runs with, which are also what `ps` shows."""

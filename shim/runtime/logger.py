@@ -41,7 +41,8 @@ class Logger:
     def open(cls, path: str, *, is_debug: bool, **fields: object) -> Logger:
         """Log to a fifo or file; one that cannot be opened drops all records.
 
-        A fifo is opened for reading too: so the open never waits, and what is written while containerd restarts is kept.
+        A fifo is opened for reading too: so the open never waits, and what is written while containerd restarts is
+        kept.
         """
         try:
             fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -1,8 +1,8 @@
 """The entry point of every shim: `run`, wired top to bottom.
 
-Rule: stdout of `start`, `delete` and `-info` is protocol, and containerd reads start's stderr together with it, so nothing
-is printed that is not an answer or the one line of a failure.  Each action imports only what it needs.
-Spec: containerd pkg/shim/shim.go; contract section 2.
+Rule: stdout of `start`, `delete` and `-info` is protocol, and containerd reads start's stderr together with it, so
+nothing is printed that is not an answer or the one line of a failure.  Each action imports only what it needs. Spec:
+containerd pkg/shim/shim.go; contract section 2.
 """
 
 from __future__ import annotations
@@ -153,13 +153,12 @@ def _start(shim: Shim, flags: Flags) -> bytes:
 
 def _spawn(shim: Shim, flags: Flags, told: Bootstrap, bound: address.Bound) -> None:
     """Leave a daemon behind.  What it shall inherit is set on this process first, so that it never runs without."""
-    from dataclasses import replace
 
     from shim.host import cgroup, process
     from shim.runtime import daemon
 
     if told.is_debug and not flags.debug:
-        flags = replace(flags, debug=True)
+        flags = flags._replace(debug=True)
     if os.environ.get("SCHED_CORE"):
         from shim.host import libc
 

@@ -1,9 +1,10 @@
 """Events to containerd, in order, through restarts of containerd.
 
 Rule: one event is under way at a time and the next one waits for its answer, so nothing is reordered.  An event that
-containerd refuses is dropped (it would be refused again); one that does not get through is tried again, on a new connection.
-When the queue is full, exits stay and the oldest of the others go.  All of it runs on the loop; only `publish` is for any thread.
-Spec: containerd api/services/ttrpc/events; back-off and limits are wider than Go's, which loses events after 15 s.
+containerd refuses is dropped (it would be refused again); one that does not get through is tried again, on a new
+connection. When the queue is full, exits stay and the oldest of the others go.  All of it runs on the loop; only
+`publish` is for any thread. Spec: containerd api/services/ttrpc/events; back-off and limits are wider than Go's,
+which loses events after 15 s.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shim.api.events_service_pb2 import ForwardRequest
 from shim.ttrpc._connection import ClientConnection
@@ -35,8 +35,7 @@ _MAX_QUEUE: Final = 4096
 _REFUSALS: Final = frozenset({Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.PERMISSION_DENIED, Code.INTERNAL})
 
 
-@dataclass(slots=True)
-class _Queued:
+class _Queued(NamedTuple):
     topic: str
     payload: bytes
 

@@ -1,8 +1,8 @@
 """Reaping: every child's exit, found once, told to whom it concerns, never lost.
 
-Rule: the only place that waits for children.  A spawn registers its pid under the lock that the reap loop takes, so no exit
-can slip between.  Exits of processes that nobody spawned (containers' own, adopted as subreaper) go to the open windows
-and to the one listener; what nobody knows is consumed in silence.
+Rule: the only place that waits for children.  A spawn registers its pid under the lock that the reap loop takes, so
+no exit can slip between.  Exits of processes that nobody spawned (containers' own, adopted as subreaper) go to the
+open windows and to the one listener; what nobody knows is consumed in silence.
 """
 
 from __future__ import annotations

@@ -39,6 +39,9 @@ class Daemon:
         self.runtime_id = runtime_id
         self.bundle = os.getcwd()
         self.logger = Logger.open("log", is_debug=flags.debug, runtime=runtime_id)
+        if self.logger.fd >= 0:
+            os.dup2(self.logger.fd, 2)  # a crash of the interpreter itself belongs there too
+            faulthandler.enable(file=2)
         self.loop = Loop(on_error=lambda error: self.logger.fault("error in the event loop", error))
         self.pool = WorkerPool(on_error=lambda error: self.logger.fault("error in a worker", error))
         self.reaper = Reaper()

@@ -6,8 +6,7 @@ Rule: nothing heavy is imported here, since every short `start` and `delete` pro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from shim.api.types_pb2 import RuntimeInfo
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
     from shim.ttrpc.service import Service
 
 
-@dataclass(frozen=True, slots=True)
-class Deleted:
+class Deleted(NamedTuple):
     """What the `delete` action found: the pid that init had (0 if unknown) and the status to report."""
 
     pid: int = 0

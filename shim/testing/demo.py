@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--containerd", metavar="RELEASE", help="containerd release, such as 1.7 (default: the installed)"
     )
     options = parser.parse_args(argv)
-    if sys.platform != "linux" or os.geteuid() != 0:
+    if os.uname().sysname != "Linux" or os.geteuid() != 0:
         sys.stderr.write("the demo runs real containers: it needs Linux and root\n")
         return 1
     began = time.monotonic()

@@ -194,7 +194,8 @@ def _belongs(process: Process, scope: Scope) -> bool:
 
 def runs_shim(process: Process, shims: tuple[str, ...]) -> bool:
     """Say whether the process runs one of the named shim executables."""
-    names = {Path(process.arguments[0]).name} if process.arguments else set()
+    # A shim that is not frozen is the second word, after its interpreter.
+    names = {Path(word).name for word in process.arguments[:2]}
     with contextlib.suppress(OSError):
         names.add(Path(os.readlink(f"/proc/{process.pid}/exe").removesuffix(" (deleted)")).name)
     return not names.isdisjoint(shims)

@@ -1,8 +1,8 @@
 """The two ends of a ttrpc connection, without any input or output.
 
-Rule: bytes in, events out; what must be written comes back as bytes.  Every fault is contained to its own call: containerd
-takes a dropped connection for a dead shim.  No sockets, threads or clocks here; the owner serialises calls.
-Spec: containerd/ttrpc PROTOCOL.md; answers to bad input are those that real Go peers need.
+Rule: bytes in, events out; what must be written comes back as bytes.  Every fault is contained to its own call:
+containerd takes a dropped connection for a dead shim.  No sockets, threads or clocks here; the owner serialises
+calls. Spec: containerd/ttrpc PROTOCOL.md; answers to bad input are those that real Go peers need.
 """
 
 from __future__ import annotations
@@ -70,8 +70,9 @@ class ServerConnection:
     def send_response(self, stream_id: int, payload: bytes) -> bytes:
         """Return the frame that answers a call with success.
 
-        An answer over the size limit becomes RESOURCE_EXHAUSTED for the caller, since a frame over 4 MiB ends the process
-        of a Go 1.1 client (containerd#6248).  A call already answered gives no bytes: its deadline was faster.
+        An answer over the size limit becomes RESOURCE_EXHAUSTED for the caller, since a frame over 4 MiB ends the
+        process of a Go 1.1 client (containerd#6248).  A call already answered gives no bytes: its deadline was
+        faster.
         """
         body = encode_response(payload)
         if len(body) > _frame.MAX_BODY:

@@ -1,8 +1,8 @@
 """The two envelopes of ttrpc, Request and Response, encoded and decoded by hand.
 
-Rule: only the protobuf wire format of these few messages; payloads stay opaque bytes.  By hand because generated classes
-would register `google.rpc.Status` a second time in programs that use googleapis, and cost three times as long.
-Spec: containerd/ttrpc request.proto; protobuf encoding.
+Rule: only the protobuf wire format of these few messages; payloads stay opaque bytes.  By hand because generated
+classes would register `google.rpc.Status` a second time in programs that use googleapis, and cost three times as
+long. Spec: containerd/ttrpc request.proto; protobuf encoding.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def encode_response(payload: bytes) -> bytes:
 
 
 def encode_error(code: int, message: str) -> bytes:
-    """Return the body of a failure; it never has a payload, since Go's client decodes that first and loses the status."""
+    """Return the body of a failure, without a payload: Go's client decodes that first and loses the status."""
     status = b"\x08" + _varint(code & _INT64_MASK) + _bytes_field(b"\x12", message.encode("utf-8", "replace"))
     return b"\x0a" + _varint(len(status)) + status
 

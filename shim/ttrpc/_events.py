@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class RequestReceived:
+class RequestReceived(NamedTuple):
     """A client called `service`/`method`; `timeout_ns` counts from arrival, 0 means no deadline."""
 
     stream_id: int
@@ -17,8 +16,7 @@ class RequestReceived:
     metadata: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseReceived:
+class ResponseReceived(NamedTuple):
     """The server answered a call; `code` 0 is success and `payload` then holds the message."""
 
     stream_id: int

@@ -225,9 +225,7 @@ class _Peer:
         except RpcError as error:
             self.answer_error(request.stream_id, error)
             return
-        context = CallContext(
-            name, timeout_ns=request.timeout_ns, metadata=request.metadata, peer=self._credentials
-        )
+        context = CallContext(name, timeout_ns=request.timeout_ns, metadata=request.metadata, peer=self._credentials)
         call = _Call(self, request, method, context)
         with self._lock:
             self._calls[request.stream_id] = call

@@ -9,8 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message_factory import GetMessageClass
 
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(NamedTuple):
     """The process on the other end of a unix socket, as of its connect call (SO_PEERCRED)."""
 
     pid: int

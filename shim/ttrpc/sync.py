@@ -103,9 +103,7 @@ class Client:
             RpcError: The call ended with a status; DEADLINE_EXCEEDED also when `timeout_s` passed here first.
             ConnectionClosedError: The connection ended before the answer came.
         """
-        payload = self.call_raw(
-            service, method, request.SerializeToString(), timeout_s=timeout_s, metadata=metadata
-        )
+        payload = self.call_raw(service, method, request.SerializeToString(), timeout_s=timeout_s, metadata=metadata)
         return response.FromString(payload)
 
     def call_raw(

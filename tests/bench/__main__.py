@@ -31,7 +31,7 @@ _COLUMNS: Final = "{:<48}  {:>22}  {:>22}  {:>6}  {:>3}"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark and return the exit code."""
     options = _parse(argv)
-    if sys.platform != "linux" or os.geteuid() != 0:
+    if os.uname().sysname != "Linux" or os.geteuid() != 0:
         sys.stderr.write("the benchmark runs real containers: it needs Linux and root\n")
         return 1
     ours = options.ours / _OURS

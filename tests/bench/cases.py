@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from shim.testing.containerd import Containerd
+from shim.testing.leftovers import runs_shim
 from tests.bench.launch import Launcher
 
 _GIB: Final = 1 << 30
@@ -152,7 +153,10 @@ class Bench:
     def _settled_pss(self, side: Side) -> float:
         # A start process may still be about to end, a collector to give memory back.
         time.sleep(1.0)
-        return sum(_pss_kb(process.pid) for process in self._containerd.shims() if _runs(process.pid, side.shim)) / 1e3
+        processes = [process for process in self._containerd.shims() if runs_shim(process, (side.shim.name,))]
+        if not processes:
+            raise RuntimeError(f"no process runs {side.shim.name}")
+        return sum(_pss_kb(process.pid) for process in processes) / 1e3
 
     def _name(self) -> str:
         self._serial += 1
@@ -173,13 +177,6 @@ class Bench:
 
 def _ms_since(began: float) -> float:
     return (time.perf_counter() - began) * 1e3
-
-
-def _runs(pid: int, executable: Path) -> bool:
-    try:
-        return os.path.samefile(f"/proc/{pid}/exe", executable)
-    except OSError:
-        return False
 
 
 def _pss_kb(pid: int) -> int:

@@ -57,12 +57,12 @@ def test_metrics_build_the_message(tmp_path: Path) -> None:
 
     vda = {"device": "/dev/vda", "major": 254, "minor": 0}
     expected = Metrics(
-        pids={"current": 3, "limit": 0},  # type: ignore[arg-type]
-        cpu={  # type: ignore[arg-type]
+        pids={"current": 3, "limit": 0},
+        cpu={
             "usage": {"total": 123456789, "kernel": 30_000_000, "user": 70_000_000, "per_cpu": [100, 23]},
             "throttling": {"periods": 5, "throttled_periods": 2, "throttled_time": 1000},
         },
-        memory={  # type: ignore[arg-type]
+        memory={
             "cache": 1,
             "rss": 2,
             "rss_huge": 3,
@@ -78,8 +78,8 @@ def test_metrics_build_the_message(tmp_path: Path) -> None:
             "kernel": {"usage": 600},
             "kernel_tcp": {"failcnt": 2},
         },
-        memory_oom_control={"oom_kill_disable": 0, "under_oom": 1, "oom_kill": 4},  # type: ignore[arg-type]
-        blkio={  # type: ignore[arg-type]
+        memory_oom_control={"oom_kill_disable": 0, "under_oom": 1, "oom_kill": 4},
+        blkio={
             "io_serviced_recursive": [
                 {**vda, "op": "Read", "value": 5},
                 {**vda, "op": "Write", "value": 6},
@@ -87,8 +87,8 @@ def test_metrics_build_the_message(tmp_path: Path) -> None:
             ],
             "io_service_bytes_recursive": [{"major": 259, "minor": 1, "op": "Read", "value": 700}],
         },
-        hugetlb=[{"pagesize": "2MB", "usage": 2097152, "max": 4194304, "failcnt": 3}],  # type: ignore[list-item]
-        rdma={  # type: ignore[arg-type]
+        hugetlb=[{"pagesize": "2MB", "usage": 2097152, "max": 4194304, "failcnt": 3}],
+        rdma={
             "current": [{"device": "mlx4_0", "hca_handles": 2, "hca_objects": 2000}],
             "limit": [{"device": "mlx4_0", "hca_handles": 2**32 - 1, "hca_objects": 7}],
         },

@@ -56,8 +56,8 @@ def test_metrics_build_the_message(tmp_path: Path) -> None:
     full = {"avg10": 0.5, "avg60": 0.0, "avg300": 0.0, "total": 45}
     quiet = {"avg10": 0.0, "avg60": 0.0, "avg300": 0.0, "total": 0}
     expected = Metrics(
-        pids={"current": 3, "limit": unlimited},  # type: ignore[arg-type]
-        cpu={  # type: ignore[arg-type]
+        pids={"current": 3, "limit": unlimited},
+        cpu={
             "usage_usec": 300,
             "user_usec": 200,
             "system_usec": 100,
@@ -65,7 +65,7 @@ def test_metrics_build_the_message(tmp_path: Path) -> None:
             "burst_usec": 5,
             "psi": {"some": some, "full": full},
         },
-        memory={  # type: ignore[arg-type]
+        memory={
             "anon": 4096,
             "file": 8192,
             "inactive_file": 100,
@@ -77,18 +77,18 @@ def test_metrics_build_the_message(tmp_path: Path) -> None:
             "swap_limit": 0,
             "psi": {"some": quiet},
         },
-        memory_events={"low": 1, "high": 2, "max": 3, "oom": 4, "oom_kill": 5, "oom_group_kill": 6},  # type: ignore[arg-type]
-        io={  # type: ignore[arg-type]
+        memory_events={"low": 1, "high": 2, "max": 3, "oom": 4, "oom_kill": 5, "oom_group_kill": 6},
+        io={
             "usage": [
                 {"major": 254, "minor": 0, "rbytes": 1, "wbytes": 2, "rios": 3, "wios": 4},
                 {"major": 8, "minor": 16, "rbytes": 9},
             ]
         },
-        rdma={  # type: ignore[arg-type]
+        rdma={
             "current": [{"device": "mlx4_0", "hca_handles": 2, "hca_objects": 2000}],
             "limit": [{"device": "mlx4_0", "hca_handles": 2**32 - 1, "hca_objects": 2**32 - 1}],
         },
-        hugetlb=[  # type: ignore[list-item]
+        hugetlb=[
             {"pagesize": "1GB", "current": 1073741824},
             {"pagesize": "2MB", "current": 0, "max": unlimited, "failcnt": 8},
         ],

@@ -1,0 +1,185 @@
+"""Builds the shims' binaries:  python build/spec/build.py [NAME] [--force]
+
+Freezes what NAME.spec beside this file describes (all specs without NAME) into dist/, unless the binary there is already
+of these sources, this Python and this PyInstaller.  Work files and PyInstaller's log go to .work/build/NAME/.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+HERE: Final = Path(__file__).resolve().parent
+ROOT: Final = HERE.parent.parent
+WORK: Final = ROOT / ".work" / "build"
+DIST: Final = ROOT / "dist"
+
+# What a binary is made of, besides Python and the installed packages.
+_SOURCES: Final = ("shim", "build/spec", "pyproject.toml")
+_PACKAGES: Final = ("pyinstaller", "pyinstaller-hooks-contrib", "protobuf")
+_MARKER: Final = "containerd-shim.marker"  # shim.runtime.daemon.UNPACK_MARKER
+
+
+class BuildError(Exception):
+    """The binary cannot be built; the text says why."""
+
+
+def main(arguments: list[str]) -> int:
+    """Build what the command line names and return the exit status."""
+    known = sorted(spec.stem for spec in HERE.glob("*.spec"))
+    names = [word for word in arguments if word != "--force"]
+    try:
+        for name in names or known:
+            if name not in known:
+                raise BuildError(f"no shim is called {name!r}; there are: {', '.join(known)}")
+            build(name, is_forced="--force" in arguments)
+    except BuildError as error:
+        print(f"build: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def build(name: str, *, is_forced: bool = False) -> Path:
+    """Bring dist/ up to date with the sources of one shim, and return its binary.
+
+    Raises:
+        BuildError: Something is missing, or PyInstaller failed.
+    """
+    folder = WORK / name
+    folder.mkdir(parents=True, exist_ok=True)
+    binary = DIST / f"containerd-shim-{name}-v1"
+    shown = binary.relative_to(ROOT)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        revision = _revision()
+        inputs = _fingerprint(revision)
+        stamp = folder / "stamp"
+        if not is_forced and _read(stamp) == _stamp(inputs, binary):
+            print(f"{shown} is up to date ({_size(binary)})")
+            return binary
+        _check_python()
+        began = time.monotonic()
+        stamp.unlink(missing_ok=True)
+        _install(_freeze(name, folder, revision), binary)
+        stamp.write_text(_stamp(inputs, binary))
+        print(f"{shown}: {_size(binary)}, built in {time.monotonic() - began:.0f} s")
+    return binary
+
+
+def _check_python() -> None:
+    try:
+        from PyInstaller.depend.bindepend import get_python_library_path
+    except ImportError:
+        raise BuildError("PyInstaller is not installed here: use ./just build") from None
+    if get_python_library_path() is None:
+        library = sysconfig.get_config_var("INSTSONAME") or "libpython"
+        raise BuildError(
+            f"{sys.executable} has no shared {library}, which a binary carries: on Debian install"
+            f" libpython3.{sys.version_info.minor}, with pyenv build Python with --enable-shared"
+        )
+
+
+def _freeze(name: str, folder: Path, revision: str) -> Path:
+    generated = folder / "generated"
+    shutil.rmtree(generated, ignore_errors=True)
+    generated.mkdir()
+    (generated / "shim_revision.py").write_text(f"REVISION = {revision!r}\n")
+    (generated / _MARKER).touch()
+    log = folder / "log"
+    command = [sys.executable, "-m", "PyInstaller", "--noconfirm"]
+    command += ["--distpath", str(folder / "dist"), "--workpath", str(folder / "work"), str(HERE / f"{name}.spec")]
+    environment = {
+        **os.environ,
+        "SHIM_BUILD_FOLDER": str(folder),
+        "PYINSTALLER_CONFIG_DIR": str(folder / "cache"),
+        "PYINSTALLER_ZLIB_COMPRESSION_LEVEL": "0",  # modules are read one by one at launch: nothing to inflate
+        # The same sources shall give the same bytes.
+        "PYTHONHASHSEED": "0",
+        "SOURCE_DATE_EPOCH": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    with log.open("wb") as output:
+        ended = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    if ended.returncode:
+        sys.stderr.write(log.read_text(errors="replace"))
+        raise BuildError(f"PyInstaller failed; its log is {log.relative_to(ROOT)}")
+    return folder / "dist" / f"containerd-shim-{name}-v1"
+
+
+def _install(built: Path, binary: Path) -> None:
+    """Put `built` in place at once, so that nobody runs half a binary."""
+    binary.parent.mkdir(exist_ok=True)
+    half = binary.with_name(f".{binary.name}.new")
+    shutil.copyfile(built, half)
+    half.chmod(0o755)
+    half.replace(binary)
+
+
+def _revision() -> str:
+    """Return the short name of the commit that is checked out, marked if sources differ from it, or ''."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != ROOT:
+            return ""  # unpacked somewhere inside another project
+        commit = git("rev-parse", "--short", "HEAD")
+        return f"{commit}-dirty" if git("status", "--porcelain", "--", *_SOURCES) else commit
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _fingerprint(revision: str) -> dict[str, str]:
+    """Return all that decides what the binary is."""
+    digest = hashlib.sha256()
+    for path in _source_files():
+        digest.update(f"{path.relative_to(ROOT)}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    found = {package: _version(package) for package in _PACKAGES}
+    python = f"{sys.version} {platform.machine()} {os.path.realpath(sys.base_prefix)}"
+    return {"sources": digest.hexdigest(), "revision": revision, "python": python, **found}
+
+
+def _source_files() -> Iterator[Path]:
+    for source in _SOURCES:
+        path = ROOT / source
+        files = [path] if path.is_file() else sorted(path.rglob("*"))
+        yield from (file for file in files if file.suffix in {".py", ".spec", ".toml"})
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _stamp(inputs: dict[str, str], binary: Path) -> str:
+    content = binary.read_bytes() if binary.is_file() else b""
+    return json.dumps({**inputs, "binary": hashlib.sha256(content).hexdigest()}, indent=1)
+
+
+def _read(stamp: Path) -> str:
+    return stamp.read_text() if stamp.is_file() else ""
+
+
+def _size(binary: Path) -> str:
+    return f"{binary.stat().st_size / 1e6:.1f} MB"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,321 @@
+"""A shim run by hand: as containerd runs it, but without one, for what containerd would hide, repair or never do.
+
+A `Hand` has a temporary folder, a namespace and a made-up containerd address of its own. `close` ends its daemons by
+Shutdown, which only daemons without containers obey, and returns what is left; the fixtures of the tests assert that it
+is nothing. `EventService` takes a shim's events in containerd's place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from shim import ttrpc
+from shim.api import events_pb2, events_service_pb2, runc_options_pb2, task_v2_pb2, types_pb2
+from shim.testing import image, sweep
+from shim.testing.leftovers import SOCKET_FOLDER, Leftovers, Process, Scope, processes_of, read_process, socket_name
+from shim.ttrpc.loop import Loop
+from shim.ttrpc.pool import WorkerPool
+from shim.ttrpc.server import Server
+from shim.ttrpc.service import CallContext, Service
+from tests.integration.conftest import FROZEN, PROJECT, SHIM, TaskClient, wait_until
+
+RUNTIME_ID: Final = "io.containerd.pyrunc.v1"
+OPTIONS_TYPE: Final = "containerd.runc.v1.Options"
+_START_LIMIT_S: Final = 60.0
+_NAMESPACES: Final = ("pid", "mount", "ipc", "uts")
+
+
+def find_program(kind: str, folder: Path) -> Path:
+    """Return the shim of a kind (`frozen` or `unfrozen`); fails the test when it has not been built."""
+    if kind == "frozen":
+        if not os.access(FROZEN, os.X_OK):
+            pytest.fail(f"there is no dist/{SHIM}: build it with ./just build, or use --shim=unfrozen", pytrace=False)
+        return FROZEN
+    script = folder / SHIM
+    script.write_text(
+        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(PROJECT)!r})\n"
+        "from shim.engine.__main__ import main\nmain()\n"
+    )
+    script.chmod(0o755)
+    return script
+
+
+class Hand:
+    """Runs one shim's actions, and talks to the daemons that its starts leave."""
+
+    def __init__(self, program: Path, spawn: str = "") -> None:
+        parent = tempfile.gettempdir()
+        # A socket path has at most 107 bytes, so a long TMPDIR is of no use.
+        self.folder = Path(tempfile.mkdtemp(prefix="hand-", dir=parent if len(parent) < 30 else "/tmp"))  # noqa: S108
+        self.namespace = f"h{secrets.token_hex(4)}"
+        self.address = str(self.folder / "c.sock")
+        self.tmp = self.folder / "tmp"
+        self.tmp.mkdir()
+        self.program = program
+        self.spawn = spawn
+        self._groups: set[str] = set()
+        self._logs: dict[str, int] = {}
+        self._clients: list[TaskClient] = []
+
+    # Bundles.
+
+    def bundle(self, container: str, *, spec: Mapping[str, object] | None = None, group: str = "") -> Path:
+        """Make the bundle of a container (once), as containerd does before `start`."""
+        bundle = self.folder / "bundles" / container
+        if container not in self._logs:
+            self._groups |= {container, group}
+            bundle.mkdir(parents=True)
+            annotations = {"io.kubernetes.cri.sandbox-id": group} if group else {}
+            spec = self.spec(container, "sleep", "1000") if spec is None else spec
+            (bundle / "config.json").write_text(json.dumps({**spec, "annotations": annotations}))
+            os.mkfifo(bundle / "log", 0o700)
+            self._logs[container] = os.open(bundle / "log", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        return bundle
+
+    def spec(self, container: str, *args: str) -> dict[str, object]:
+        """Return an OCI spec that runs `args` in the image."""
+        return {
+            "ociVersion": "1.0.2",
+            "process": {"user": {"uid": 0, "gid": 0}, "args": args, "env": ["PATH=/bin"], "cwd": "/"},
+            "root": {"path": "rootfs"},
+            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+            "linux": {
+                "cgroupsPath": f"/{self.namespace}/{container}",
+                "namespaces": [{"type": kind} for kind in _NAMESPACES],
+            },
+        }
+
+    @property
+    def image(self) -> Path:
+        """A root file system with busybox."""
+        folder = self.folder / "image"
+        if not folder.exists():
+            for name in ("bin", "proc", "tmp"):
+                (folder / name).mkdir(parents=True)
+            shutil.copy(image.find_busybox(), folder / "bin/busybox")
+            for applet in ("echo", "false", "kill", "sh", "sleep", "true"):
+                (folder / "bin" / applet).symlink_to("busybox")
+        return folder
+
+    def rootfs(self) -> types_pb2.Mount:
+        """Return the mount of the image, for Create."""
+        return types_pb2.Mount(type="bind", source=str(self.image), options=["rbind", "rw"])
+
+    def log(self, container: str) -> str:
+        """Return what has been logged into a bundle since the last time."""
+        chunks = []
+        with contextlib.suppress(BlockingIOError):
+            while chunk := os.read(self._logs[container], 64 << 10):
+                chunks.append(chunk)
+        return b"".join(chunks).decode()
+
+    def wait_log(self, container: str, wanted: str) -> str:
+        """Return what is logged, once `wanted` is in it."""
+        seen: list[str] = []
+
+        def is_there() -> bool:
+            seen.append(self.log(container))
+            return wanted in "".join(seen)
+
+        wait_until(is_there, f"{wanted!r} in the log")
+        return "".join(seen)
+
+    # Actions.
+
+    def popen(
+        self,
+        *args: str,
+        cwd: Path | None = None,
+        wrapper: Iterable[str] = (),
+        umask: int = -1,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Run the shim with these arguments alone."""
+        env = {**os.environ, "TMPDIR": str(self.tmp), "TTRPC_ADDRESS": f"{self.address}.ttrpc"}
+        env |= {"CONTAINERD_SHIM_SPAWN": self.spawn} if self.spawn else {}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            [*wrapper, str(self.program), *args],
+            cwd=cwd or self.folder,
+            env={**env, **(environment or {})},
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            process_group=0,
+            umask=umask,
+        )
+
+    def run(self, *args: str, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+        """Run the shim with these arguments alone, to its end."""
+        return finish(self.popen(*args, cwd=cwd), stdin)
+
+    def arguments(self, container: str, action: str, *, debug: bool = False) -> list[str]:
+        """Return the arguments that containerd runs an action with."""
+        words = ["-namespace", self.namespace, "-address", self.address, "-publish-binary", "/usr/bin/containerd"]
+        words += ["-id", container]
+        words += ["-bundle", str(self.folder / "bundles" / container)] if action == "delete" else []
+        return [*words, *(["-debug"] if debug else []), action]
+
+    def popen_start(self, container: str, *, debug: bool = False, **settings: Any) -> subprocess.Popen[bytes]:
+        """Begin a `start`."""
+        return self.popen(*self.arguments(container, "start", debug=debug), cwd=self.bundle(container), **settings)
+
+    def start(
+        self, container: str, stdin: bytes = b"", *, debug: bool = False, **settings: Any
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Do `start`, whatever comes of it."""
+        return finish(self.popen_start(container, debug=debug, **settings), stdin)
+
+    def serve(self, container: str, *, debug: bool = False) -> TaskClient:
+        """Do `start`, which has to succeed, and connect to the daemon."""
+        done = self.start(container, debug=debug)
+
+        assert (0, b"") == (done.returncode, done.stderr)
+        return self.client(container, done.stdout.decode())
+
+    def delete(self, container: str) -> task_v2_pb2.DeleteResponse:
+        """Do the `delete` action, which has to succeed without a word."""
+        done = self.run(*self.arguments(container, "delete"), cwd=self.bundle(container))
+
+        assert (0, b"") == (done.returncode, done.stderr)
+        return task_v2_pb2.DeleteResponse.FromString(done.stdout)
+
+    # The daemon.
+
+    def socket_path(self, group: str) -> Path:
+        """Return where the daemon of a group listens unless told otherwise."""
+        return SOCKET_FOLDER / socket_name(self.address, self.namespace, group)
+
+    def client(self, container: str, address: str = "", service: str = "containerd.task.v2.Task") -> TaskClient:
+        """Connect to a daemon, by default to the one of a container that is a group of its own."""
+        client = TaskClient(address or f"unix://{self.socket_path(container)}", container, service)
+        self._clients.append(client)
+        return client
+
+    def create_request(
+        self, container: str, *, mounts: Iterable[types_pb2.Mount] | None = None, binary: str = "", **fields: str
+    ) -> task_v2_pb2.CreateTaskRequest:
+        """Return a Create of a container on the image; `fields` are those of the message."""
+        options = runc_options_pb2.Options(binary_name=binary)
+        return task_v2_pb2.CreateTaskRequest(
+            id=container,
+            bundle=str(self.bundle(container)),
+            rootfs=[self.rootfs()] if mounts is None else mounts,
+            options=AnyMessage(type_url=OPTIONS_TYPE, value=options.SerializeToString()),
+            **fields,
+        )
+
+    def processes(self) -> list[Process]:
+        """Return every live process of ours: starts, daemons, runtimes, containers."""
+        return processes_of(self.scope())
+
+    def scope(self) -> Scope:
+        """Return what belongs to us."""
+        return Scope(
+            shims=(SHIM,),
+            namespaces=(self.namespace,),
+            folders=(self.folder,),
+            addresses=(self.address,),
+            containers=tuple(sorted(self._groups)),
+            private_temp=(self.tmp,),
+        )
+
+    def leftovers(self, settle_s: float = 5.0) -> list[str]:
+        """Return a line for each thing of ours that is there."""
+        return Leftovers(self.scope()).since(settle_s=settle_s)
+
+    def close(self) -> list[str]:
+        """End the daemons, remove everything, and return what did not go by itself."""
+        addresses = {f"unix://{self.socket_path(group)}" for group in self._groups}
+        for address in addresses | {client.address for client in self._clients}:
+            # Refused: nobody lives there any more. Closed: it was ending already.
+            with contextlib.suppress(OSError, ttrpc.ConnectionClosedError), TaskClient(address, "") as client:
+                client.shutdown()
+        for client in self._clients:
+            client.close()
+        left = self.leftovers()
+        sweep.remove(self.scope())
+        for fd in self._logs.values():
+            os.close(fd)
+        sweep.remove_folder(self.folder)
+        return left
+
+
+def finish(process: subprocess.Popen[bytes], stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Give a process its input and wait for the end of its output, as containerd does."""
+    with process:
+        try:
+            stdout, stderr = process.communicate(stdin, _START_LIMIT_S)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def wait_gone(pid: int) -> None:
+    """Wait until a process has ended; a zombie has."""
+    wait_until(lambda: read_process(pid) is None, f"process {pid} ends")
+
+
+class EventService:
+    """containerd's event service on a socket; keeps (topic, message) in the order of arrival. A context manager."""
+
+    def __init__(self, path: str) -> None:
+        self.events: list[tuple[str, Message]] = []
+        self._path = path
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen()
+        self._loop = Loop()
+        pool = WorkerPool(self._loop.on_error)
+        service = Service.from_descriptor(
+            events_service_pb2.DESCRIPTOR.services_by_name["Events"], self, inline=["Forward"]
+        )
+        self._server = Server(self._loop, pool, [service])
+        self._server.add_listener(self._listener)
+        self._thread = threading.Thread(target=self._loop.run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon(lambda: self._server.shutdown(0.0, self._loop.stop))
+        self._thread.join()
+        self._loop.close()
+        os.unlink(self._path)
+
+    def forward(self, context: CallContext, request: events_service_pb2.ForwardRequest) -> Empty:
+        """Take one event; the ttrpc server calls it."""
+        packed = request.envelope.event
+        message = getattr(events_pb2, packed.type_url.rpartition(".")[2])
+        self.events.append((request.envelope.topic, message.FromString(packed.value)))
+        return Empty()
+
+    def wait(self, topic: str, count: int = 1) -> Any:
+        """Return the `count`-th event with this topic, once it has come."""
+        wait_until(lambda: len(self._with(topic)) >= count, f"{count} events {topic}, not only {self.events}")
+        return self._with(topic)[count - 1]
+
+    def _with(self, topic: str) -> list[Message]:
+        return [message for each, message in list(self.events) if each == topic]
