@@ -17,12 +17,6 @@ class ShimError(Exception):
     code: ClassVar[Code] = Code.UNKNOWN
 
 
-class UsageError(ShimError):
-    """The command line is wrong; the process ends with exit code 2."""
-
-    code: ClassVar[Code] = Code.INVALID_ARGUMENT
-
-
 class InvalidArgumentError(ShimError):
     """A request, an option or a configuration value makes no sense."""
 

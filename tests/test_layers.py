@@ -24,7 +24,8 @@ HAND_WRITTEN: Final = [
     path for path in [*MODULES.values(), *_find_modules("tests").values()] if not path.match("shim/api/*_pb2.py")
 ]
 
-CORE: Final = {f"shim.ttrpc.{name}" for name in ("_frame", "_streams", "_events", "_connection", "_envelope", "status")}
+_CORE_NAMES: Final = ("_connection", "_envelope", "_events", "_frame", "_streams", "status", "wire")
+CORE: Final = {f"shim.ttrpc.{name}" for name in _CORE_NAMES}
 PURE: Final = CORE | {"shim.runtime.flags", "shim.runtime.bootstrap", "shim.engine.task"}
 
 TTRPC: Final = {"core", "ttrpc", "ttrpc.sync", "ttrpc.aio", "ttrpc.__init__"}

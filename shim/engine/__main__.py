@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
-
-from shim.engine.shim import RUNTIME_ID, RuncShim
 from shim.runtime.main import run
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from shim.runtime.shim import Shim
+
+RUNTIME_ID = "io.containerd.pyrunc.v1"
+
+
+def pyrunc(runtime_id: str) -> Shim:
+    """Return the shim; imported only now, since `-v` needs none of it."""
+    from shim.engine.shim import RuncShim
+
+    return RuncShim(runtime_id)
 
 
 def main() -> NoReturn:
     """Be the shim."""
-    run(RUNTIME_ID, RuncShim)
+    run(RUNTIME_ID, pyrunc)
 
 
 if __name__ == "__main__":

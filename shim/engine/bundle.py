@@ -40,7 +40,7 @@ class Bundle(NamedTuple):
         path = self.file("config.json")
         try:
             with open(path, "rb") as file:
-                spec = json.load(file)
+                spec = json.loads(file.read().decode())  # else json guesses: a NUL means UTF-16
         except OSError as error:
             raise BundleError(f"open {path}: {error.strerror}") from None
         except ValueError as error:
@@ -91,7 +91,7 @@ class Bundle(NamedTuple):
         """Return what `write_options` left; None when there is nothing: no Create has come; empty if it is garbled."""
         try:
             with open(self.file("options.json"), "rb") as file:
-                options = json.load(file)
+                options = json.loads(file.read().decode())
         except OSError:
             return None
         except ValueError:

@@ -296,7 +296,7 @@ def exec_spec(value: bytes, *, terminal: bool) -> bytes:
         InvalidArgumentError: It is no JSON object.
     """
     try:
-        spec = json.loads(value)
+        spec = json.loads(value.decode())
     except ValueError as error:
         raise InvalidArgumentError(f"exec spec: {error}: invalid argument") from None
     if not isinstance(spec, dict):

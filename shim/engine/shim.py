@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Final, cast
 
 from shim.engine.bundle import Bundle
-from shim.errors import BundleError, ShimError
+from shim.errors import BundleError, InvalidArgumentError, ShimError
 from shim.host import process
 from shim.runtime.shim import Deleted, Shim
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from shim.runtime.serve import Daemon
     from shim.ttrpc.service import Service
 
-RUNTIME_ID: Final = "io.containerd.pyrunc.v1"
 _CREATE_END_S: Final = 2.0
 
 
@@ -44,7 +43,10 @@ class RuncShim(Shim):
             return ""
         from shim.engine.options import decode_options
 
-        return decode_options(cast("Any", options)).shim_cgroup
+        try:
+            return decode_options(cast("Any", options)).shim_cgroup
+        except InvalidArgumentError:
+            return ""  # Create refuses them, with a code that clients understand
 
     def preload(self) -> None:
         """Import the engine and all it uses."""

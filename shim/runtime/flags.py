@@ -6,10 +6,11 @@ Spec: Go's package flag; the flags are those of containerd's pkg/shim, 1.6 to 2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
 
-from shim.errors import UsageError
 
 _TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE: Final = frozenset({"0", "f", "F", "false", "FALSE", "False"})
@@ -32,26 +33,81 @@ _BOOLS: Final = {
 }
 
 
-class Flags(NamedTuple):
-    """What the command line said; `action` is its first word that is no flag, or empty."""
+class Flags:
+    """What the command line said; `action` is its first word that is no flag, or empty.
 
-    namespace: str = ""
-    id: str = ""
-    address: str = ""
-    publish_binary: str = ""
-    bundle: str = ""
-    socket: str = ""
-    debug_socket: str = ""
-    debug: bool = False
-    info: bool = False
-    version: bool = False
-    action: str = ""
-    rest: tuple[str, ...] = ()
+    A class by hand: `-v` would else wait for typing or dataclasses to load.
+    """
+
+    __slots__ = (
+        "action",
+        "address",
+        "bundle",
+        "debug",
+        "debug_socket",
+        "id",
+        "info",
+        "namespace",
+        "publish_binary",
+        "rest",
+        "socket",
+        "version",
+    )
+
+    def __init__(
+        self,
+        *,
+        namespace: str = "",
+        id: str = "",
+        address: str = "",
+        publish_binary: str = "",
+        bundle: str = "",
+        socket: str = "",
+        debug_socket: str = "",
+        debug: bool = False,
+        info: bool = False,
+        version: bool = False,
+        action: str = "",
+        rest: tuple[str, ...] = (),
+    ) -> None:
+        self.namespace = namespace
+        self.id = id
+        self.address = address
+        self.publish_binary = publish_binary
+        self.bundle = bundle
+        self.socket = socket
+        self.debug_socket = debug_socket
+        self.debug = debug
+        self.info = info
+        self.version = version
+        self.action = action
+        self.rest = rest
+
+    def _values(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Flags) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._values().values()))
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{name}={value!r}" for name, value in self._values().items() if value)
+        return f"Flags({said})"
+
+    def with_debug(self) -> Flags:
+        """Return the same flags with debug output on."""
+        return Flags(**{**self._values(), "debug": True})  # type: ignore[arg-type]
 
     def daemon_arguments(self) -> list[str]:
         """Return the arguments that a shim daemon runs with, which are also what `ps` shows."""
         words = ["-namespace", self.namespace, "-id", self.id, "-address", self.address]
         return [*words, "-debug"] if self.debug else words
+
+
+class FlagError(Exception):
+    """The command line is wrong; the process ends with exit code 2."""
 
 
 class HelpRequested(Exception):
@@ -62,7 +118,7 @@ def parse(arguments: Sequence[str]) -> Flags:
     """Parse the words after the program's name.
 
     Raises:
-        UsageError: A flag is unknown, malformed, or lacks its value; the text is Go's.
+        FlagError: A flag is unknown, malformed, or lacks its value; the text is Go's.
         HelpRequested: `-h` or `-help` was given.
     """
     values: dict[str, str | bool] = {}
@@ -76,19 +132,19 @@ def parse(arguments: Sequence[str]) -> Flags:
             break
         name, has_value, value = word[2 if word.startswith("--") else 1 :].partition("=")
         if not name or name[0] == "-":
-            raise UsageError(f"bad flag syntax: {word}")
+            raise FlagError(f"bad flag syntax: {word}")
         if name in _BOOLS:
             values[_BOOLS[name][0]] = _boolean(name, value) if has_value else True
         elif name in _STRINGS:
             if not has_value:
                 if not words:
-                    raise UsageError(f"flag needs an argument: -{name}")
+                    raise FlagError(f"flag needs an argument: -{name}")
                 value = words.pop(0)
             values[_STRINGS[name][0]] = value
         elif name in ("h", "help"):
             raise HelpRequested
         else:
-            raise UsageError(f"flag provided but not defined: -{name}")
+            raise FlagError(f"flag provided but not defined: -{name}")
     if words:
         return Flags(**values, action=words[0], rest=tuple(words[1:]))  # type: ignore[arg-type]
     return Flags(**values)  # type: ignore[arg-type]
@@ -99,7 +155,7 @@ def _boolean(name: str, value: str) -> bool:
         return True
     if value in _FALSE:
         return False
-    raise UsageError(f'invalid boolean value "{value}" for -{name}: parse error')
+    raise FlagError(f'invalid boolean value "{value}" for -{name}: parse error')
 
 
 def usage(program: str) -> str:

@@ -11,7 +11,6 @@ from typing import Final
 
 from shim.ttrpc import _frame
 from shim.ttrpc._envelope import (
-    DecodeError,
     Metadata,
     decode_request,
     decode_response,
@@ -23,6 +22,7 @@ from shim.ttrpc._events import RequestReceived, ResponseReceived
 from shim.ttrpc._frame import Frame, FrameReader, encode_frame
 from shim.ttrpc._streams import State, Step, advance
 from shim.ttrpc.status import Code, LocalProtocolError, RpcError
+from shim.ttrpc.wire import DecodeError
 
 # A peer that floods a dead stream with data gets one answer for it; so many dead streams are remembered.
 _REMEMBERED_STRAYS: Final = 256

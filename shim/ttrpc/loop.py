@@ -19,6 +19,8 @@ READABLE: Final = 1  # EPOLLIN and POLLIN
 WRITABLE: Final = 4  # EPOLLOUT and POLLOUT
 FAILED: Final = 8 | 16  # ERR and HUP, reported without being asked for
 
+_LONGEST_S: Final = 3600.0  # epoll takes 24 days at most, and a peer may send any deadline
+
 Callback = Callable[[], None]
 
 
@@ -132,7 +134,7 @@ class Loop:
         timers = self._timers
         while timers and timers[0].callback is None:
             heapq.heappop(timers)
-        return max(0.0, timers[0].when - time.monotonic()) if timers else -1.0
+        return min(_LONGEST_S, max(0.0, timers[0].when - time.monotonic())) if timers else -1.0
 
     def _run_timers(self) -> None:
         timers = self._timers

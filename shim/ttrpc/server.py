@@ -173,8 +173,8 @@ class _Peer:
 
     @property
     def is_idle(self) -> bool:
-        """True when every call has been answered and every answer written."""
-        return not self._calls and not self._out
+        """True when every answer has been written; calls whose answer was put off (Wait) may never have one."""
+        return not self._out and all(call.is_deferred for call in list(self._calls.values()))
 
     def close(self) -> None:
         """Close the connection and tell the calls in flight that nobody waits; runs on the loop."""
@@ -316,7 +316,7 @@ class _Peer:
 class _Call:
     """One request on its way through a handler."""
 
-    __slots__ = ("_context", "_method", "_peer", "_request", "timer")
+    __slots__ = ("_context", "_method", "_peer", "_request", "is_deferred", "timer")
 
     def __init__(self, peer: _Peer, request: RequestReceived, method: Method, context: CallContext) -> None:
         self._peer = peer
@@ -324,6 +324,7 @@ class _Call:
         self._method = method
         self._context = context
         self.timer: Timer | None = None
+        self.is_deferred = False
 
     def run(self) -> None:
         """Run the handler and answer with what it returns or raises."""
@@ -331,6 +332,7 @@ class _Call:
             message = self._method.decode(self._request.payload, self._request.service)
             result = self._method.handler(self._context, message)
             if isinstance(result, Deferred):
+                self.is_deferred = True
                 result.on_done(self._answer_deferred)
                 return
             payload = self._method.encode(result)
@@ -355,7 +357,8 @@ class _Call:
     def _fail(self, error: BaseException) -> None:
         if self.timer is not None:
             self.timer.cancel()
-        if not isinstance(getattr(error, "code", None), int) and not isinstance(error, OSError):
+        is_answer = isinstance(error, OSError) or isinstance(getattr(error, "code", None), int)
+        if not is_answer or not isinstance(error, Exception):
             self._peer.fault(self._context.method, error)
         self._peer.answer_error(self._request.stream_id, error)
 

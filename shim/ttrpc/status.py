@@ -88,7 +88,7 @@ def status_of(error: BaseException) -> tuple[int, str]:
     if isinstance(error, RpcError):
         return error.code, error.message
     message = str(error) or type(error).__name__
-    code = getattr(error, "code", None)
+    code = getattr(error, "code", None) if isinstance(error, Exception) else None  # SystemExit's is an exit status
     if isinstance(code, int) and code != Code.OK:
         return code, message
     for kind, mapped in _BUILTIN:

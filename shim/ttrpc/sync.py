@@ -28,6 +28,7 @@ else:
     ResponseT = TypeVar("ResponseT")
 
 _RECEIVE_SIZE: Final = 256 << 10
+_LONGEST_S: Final = 1e6  # what locks and poll take at a time; callers may name any deadline
 
 
 def connect(address: str, *, timeout_s: float | None = None) -> Client:
@@ -118,8 +119,12 @@ class Client:
         """Like `call`, with serialised messages."""
         name = f"{service}/{method}"
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        timeout_ns = 0 if timeout_s is None else max(1, int(timeout_s * 1e9))
-        with self._send_lock:  # ids must reach the wire in the order of their allocation
+        timeout_ns = 0 if timeout_s is None else max(1, int(min(timeout_s, 9e9) * 1e9))
+        # Ids must reach the wire in the order of their allocation; the wait for that counts too (ttrpc#174).
+        remaining = _remaining(deadline)
+        if not self._send_lock.acquire(timeout=-1 if remaining is None else remaining):
+            raise RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded", name)
+        try:
             with self._condition:
                 self._check_open(name)
                 stream_id, frame = self._connection.send_request(service, method, payload, timeout_ns, metadata)
@@ -129,6 +134,8 @@ class Client:
             except BaseException:
                 self._forget(stream_id)
                 raise
+        finally:
+            self._send_lock.release()
         answer = self._await(stream_id, deadline, name)
         if answer.code != Code.OK:
             raise RpcError(answer.code, answer.message, name)
@@ -166,8 +173,8 @@ class Client:
                 if answer is not None:
                     del self._answers[stream_id]
                     return answer
-                remaining = None if deadline is None else deadline - time.monotonic()
-                if remaining is not None and remaining <= 0:
+                remaining = _remaining(deadline)
+                if remaining is not None and not remaining:
                     del self._answers[stream_id]
                     self._connection.forget(stream_id)
                     raise RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded", name)
@@ -184,9 +191,9 @@ class Client:
                 finally:
                     condition.acquire()
                     self._is_reading = False
+                    condition.notify_all()
                 if data is not None:
                     self._take(data)
-                condition.notify_all()
 
     def _receive(self, deadline: float | None) -> bytes | None:
         """Read once; None when the deadline came first, empty at the end of the connection."""
@@ -210,5 +217,10 @@ class Client:
     def _wait_for(self, event: int, deadline: float | None) -> bool:
         poller = select.poll()
         poller.register(self._sock, event)
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        return bool(poller.poll(timeout))
+        remaining = _remaining(deadline)
+        return bool(poller.poll(None if remaining is None else remaining * 1000))
+
+
+def _remaining(deadline: float | None) -> float | None:
+    """Return the seconds to wait for at most, None for ever."""
+    return None if deadline is None else min(_LONGEST_S, max(0.0, deadline - time.monotonic()))

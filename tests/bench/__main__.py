@@ -78,7 +78,7 @@ def _measure(containerd: Containerd, sides: Sequence[Side], options: argparse.Na
         runs = case.quick_runs if options.quick else case.runs
         began = time.monotonic()
         summaries = interleave(
-            sides, case.measure, runs=runs, warm_up=min(case.warm_up, runs), name_of=lambda side: side.name
+            sides, case.measure, runs=runs, warm_up=min(case.warm_up, runs - 1), name_of=lambda side: side.name
         )
         for metric in case.metrics:
             result = _row(metric, summaries[metric])

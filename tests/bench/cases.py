@@ -73,7 +73,7 @@ class Bench:
             Case(("delete",), 20, 5, 1, self.delete),
             Case(("run",), 20, 5, 2, self.run),
             Case(("exec",), 20, 5, 2, self.exec),
-            Case(("burst",), 7, 2, 1, self.burst),
+            Case(("burst",), 7, 2, 0, self.burst),
             Case(("stdout",), 5, 1, 1, self.stdout),
             Case(("pss-1", f"pss-{_MANY}"), 3, 1, 0, self.pss),
         ]

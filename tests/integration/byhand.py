@@ -1,8 +1,8 @@
 """A shim run by hand: as containerd runs it, but without one, for what containerd would hide, repair or never do.
 
-A `Hand` has a temporary folder, a namespace and a made-up containerd address of its own. `close` ends its daemons by
-Shutdown, which only daemons without containers obey, and returns what is left; the fixtures of the tests assert that it
-is nothing. `EventService` takes a shim's events in containerd's place.
+A `Hand` has a temporary folder, a namespace, and an address of its own, at which it takes events in containerd's place.
+`close` ends its daemons by Shutdown, which only those without containers obey, and returns what is left; the fixtures
+of the tests assert that it is nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -71,6 +70,7 @@ class Hand:
         self.tmp.mkdir()
         self.program = program
         self.spawn = spawn
+        self.events = EventService(f"{self.address}.ttrpc")
         self._groups: set[str] = set()
         self._logs: dict[str, int] = {}
         self._clients: list[TaskClient] = []
@@ -211,16 +211,15 @@ class Hand:
         return client
 
     def create_request(
-        self, container: str, *, mounts: Iterable[types_pb2.Mount] | None = None, binary: str = "", **fields: str
+        self, container: str, *, mounts: Iterable[types_pb2.Mount] | None = None, binary: str = ""
     ) -> task_v2_pb2.CreateTaskRequest:
-        """Return a Create of a container on the image; `fields` are those of the message."""
+        """Return a Create of a container on the image, without stdio."""
         options = runc_options_pb2.Options(binary_name=binary)
         return task_v2_pb2.CreateTaskRequest(
             id=container,
             bundle=str(self.bundle(container)),
             rootfs=[self.rootfs()] if mounts is None else mounts,
             options=AnyMessage(type_url=OPTIONS_TYPE, value=options.SerializeToString()),
-            **fields,
         )
 
     def processes(self) -> list[Process]:
@@ -252,6 +251,7 @@ class Hand:
         for client in self._clients:
             client.close()
         left = self.leftovers()
+        self.events.close()
         sweep.remove(self.scope())
         for fd in self._logs.values():
             os.close(fd)
@@ -276,7 +276,7 @@ def wait_gone(pid: int) -> None:
 
 
 class EventService:
-    """containerd's event service on a socket; keeps (topic, message) in the order of arrival. A context manager."""
+    """containerd's event service on a socket; keeps (topic, message) in the order of arrival, until it is closed."""
 
     def __init__(self, path: str) -> None:
         self.events: list[tuple[str, Message]] = []
@@ -292,14 +292,10 @@ class EventService:
         self._server = Server(self._loop, pool, [service])
         self._server.add_listener(self._listener)
         self._thread = threading.Thread(target=self._loop.run)
-
-    def __enter__(self) -> Self:
         self._thread.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Stop serving, and remove the socket."""
         self._loop.call_soon(lambda: self._server.shutdown(0.0, self._loop.stop))
         self._thread.join()
         self._loop.close()

@@ -373,10 +373,10 @@ class TaskClient:
         request = task_api.KillRequest(id=self.container, exec_id=exec_id, signal=signal, all=all)
         self.call("Kill", request, Empty)
 
-    def delete(self, exec_id: str = "") -> task_api.DeleteResponse:
+    def delete(self, exec_id: str = "", timeout_s: float = 60.0) -> task_api.DeleteResponse:
         """Delete the container or an exec."""
         request = task_api.DeleteRequest(id=self.container, exec_id=exec_id)
-        return self.call("Delete", request, task_api.DeleteResponse)
+        return self.call("Delete", request, task_api.DeleteResponse, timeout_s)
 
     def exec(
         self,

@@ -1,0 +1,154 @@
+"""What a shim is asked to do by its command line: start, delete, -info, or be the daemon.
+
+Rule: wired top to bottom; each action imports only what it needs, since containerd waits for it.
+Spec: containerd pkg/shim/shim.go; contract sections 2 to 4.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from shim.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from shim.runtime.address import Bound
+    from shim.runtime.bootstrap import Bootstrap
+    from shim.runtime.flags import Flags
+    from shim.runtime.shim import Shim
+
+_MAX_INPUT: Final = 10 << 20
+
+
+def act(shim: Shim, flags: Flags) -> None:
+    """Do what the flags say.  Raises ShimError or OSError when it fails."""
+    if flags.info:
+        _write_out(_info(shim))
+        return
+    if not flags.namespace:
+        raise InvalidArgumentError("shim namespace cannot be empty")
+    if flags.action == "start":
+        _ignore_stop_signals()
+        _write_out(_start(shim, flags))
+    elif flags.action == "delete":
+        _ignore_stop_signals()
+        _write_out(_delete(shim, flags))
+    else:
+        _serve(shim, flags)
+
+
+def _write_out(data: bytes) -> None:
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def _read_in() -> bytes:
+    """Read stdin to its end; a terminal, as in a start by hand, counts as empty."""
+    if os.isatty(0):
+        return b""
+    chunks = []
+    size = 0
+    while chunk := os.read(0, 64 << 10):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > _MAX_INPUT:
+            raise InvalidArgumentError(f"stdin has more than {_MAX_INPUT} bytes")
+    return b"".join(chunks)
+
+
+def _info(shim: Shim) -> bytes:
+    from google.protobuf.any_pb2 import Any
+    from google.protobuf.message import DecodeError
+
+    data = _read_in()
+    try:
+        options = Any.FromString(data) if data else None
+    except DecodeError:
+        raise InvalidArgumentError("stdin of -info is no google.protobuf.Any") from None
+    return shim.info(options).SerializeToString()
+
+
+def _ignore_stop_signals() -> None:
+    """A stray SIGTERM or SIGINT must not interrupt a start or a clean-up half way."""
+    import signal
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def _start(shim: Shim, flags: Flags) -> bytes:
+    from shim.runtime import address, bootstrap, legacy
+
+    told = bootstrap.read_bootstrap(_read_in(), flags.namespace, flags.id)
+    if not flags.id:
+        raise InvalidArgumentError("shim id cannot be empty")
+    group = shim.group(flags)
+    path = address.socket_path(flags.address, flags.namespace, group, told.socket_dir)
+    bound = address.bind(path)
+    text = "unix://" + path
+    if bound is not None:
+        try:
+            _spawn(shim, flags, told, bound)
+        except BaseException:
+            bound.remove()
+            raise
+    if told.is_legacy:
+        legacy.write_address_file(os.getcwd(), text)
+    return bootstrap.write_answer(text, told)
+
+
+def _spawn(shim: Shim, flags: Flags, told: Bootstrap, bound: Bound) -> None:
+    """Leave a daemon behind.  What it shall inherit is set on this process first, so that it never runs without."""
+
+    from shim.host import cgroup, process
+    from shim.runtime import daemon
+
+    if told.is_debug and not flags.debug:
+        flags = flags.with_debug()
+    if os.environ.get("SCHED_CORE"):
+        from shim.host import libc
+
+        libc.sched_core_create()
+    path = shim.shim_cgroup(told.options)
+    if path:
+        cgroup.join(path, os.getpid())
+    process.raise_oom_score()
+    if not daemon.should_fork():
+        daemon.reexec(flags, bound)
+        return
+    from shim.runtime.serve import Daemon
+
+    shim.preload()
+    folder = process.unpacked_folder()
+    if folder:
+        daemon.sweep_unpacked_folders(folder)
+    daemon.fork(flags, bound, lambda: Daemon(flags, shim.runtime_id, bound).serve(shim))
+
+
+def _delete(shim: Shim, flags: Flags) -> bytes:
+    import time
+
+    from shim.runtime import bootstrap
+
+    if not flags.id:
+        raise InvalidArgumentError("shim id cannot be empty")
+    deleted = shim.delete(flags)
+    return bootstrap.write_deleted(deleted.pid, deleted.exit_status, time.time_ns())
+
+
+def _serve(shim: Shim, flags: Flags) -> None:
+    from shim.runtime import address, daemon
+    from shim.runtime.serve import Daemon
+
+    if flags.socket:
+        path = flags.socket.removeprefix("unix://")
+        bound = address.bind(path)
+        if bound is None:
+            raise InvalidArgumentError(f"socket {path} is served by another shim")
+    else:
+        bound = address.adopt(daemon.LISTEN_FD)
+    shim.preload()
+    server = Daemon(flags, shim.runtime_id, bound)
+    if not flags.socket:
+        daemon.disown_unpacked_folder()
+    server.serve(shim)

@@ -1,0 +1,479 @@
+"""What goes wrong, said in one clear line that names the thing, with the right code, and with nothing left behind.
+
+By hand, without a containerd: it would hide some of it and clean up after the rest. The fixture `hand` asserts after
+each test that no process, mount, socket, cgroup, engine state or temporary file is left.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from shim.api import bootstrap_pb2, task_v2_pb2, types_pb2
+from shim.testing.containerd import Containerd
+from shim.testing.leftovers import ENGINE_STATE
+from shim.ttrpc import Code, RpcError
+from tests.integration.byhand import RUNTIME_ID, Hand, find_program, wait_gone
+from tests.integration.conftest import TaskClient, wait_until
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test by hand for each kind of shim that is asked for."""
+    if "program" in metafunc.fixturenames:
+        kinds = metafunc.config.getoption("--shim").split(",")
+        metafunc.parametrize("program", kinds, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the shim under test."""
+    return find_program(request.param, tmp_path_factory.mktemp("unfrozen"))
+
+
+@pytest.fixture
+def hand(program: Path) -> Iterator[Hand]:
+    """Return a hand to run the shim with; in the end nothing may be left of what it started."""
+    hand = Hand(program)
+    try:
+        yield hand
+    finally:
+        left = hand.close()
+
+    assert [] == left
+
+
+def assert_fails(done: subprocess.CompletedProcess[bytes], code: int, *wanted: str) -> None:
+    """Check that an action failed with this exit code and one line on stderr that has all of `wanted`."""
+    text = done.stderr.decode()
+
+    assert (code, b"") == (done.returncode, done.stdout)
+    assert text.startswith(f"{RUNTIME_ID}: ")
+    assert 1 == len(text.splitlines())
+    for word in wanted:
+        assert word in text
+
+
+def refusal(call: Callable[[], object]) -> tuple[int, str]:
+    """Return code and text of the status that a call ends with."""
+    with pytest.raises(RpcError) as caught:
+        call()
+    return caught.value.code, caught.value.message
+
+
+def assert_no_trace(hand: Hand, container: str) -> None:
+    """Check that neither the runtime nor the bundle knows of a container that could not be made."""
+    rootfs = hand.bundle(container) / "rootfs"
+
+    assert not (ENGINE_STATE / hand.namespace / container).exists()
+    assert not rootfs.exists() or list(rootfs.iterdir()) == []
+    assert [] == [line for line in hand.leftovers(settle_s=1.0) if line.startswith(("mount", "cgroup"))]
+
+
+# The command line.
+
+
+def test_unknown_flag(hand: Hand) -> None:
+    """Go's text and usage, exit code 2."""
+    done = hand.run("-namespace", "n", "-nosuch", "start")
+    first, second, *_ = done.stderr.decode().splitlines()
+
+    assert (2, b"") == (done.returncode, done.stdout)
+    assert ("flag provided but not defined: -nosuch", f"Usage of {hand.program}:") == (first, second)
+
+
+@pytest.mark.parametrize("action", ["start", "delete", "", "serve"])
+def test_empty_namespace(hand: Hand, action: str) -> None:
+    """Every action needs a namespace; Go's text."""
+    words = ["-namespace", "", "-id", "c1", "-address", hand.address, action]
+
+    assert_fails(hand.run(*words), 1, "shim namespace cannot be empty")
+
+
+@pytest.mark.parametrize("action", ["start", "delete"])
+def test_missing_id(hand: Hand, action: str) -> None:
+    """`start` and `delete` are about a container."""
+    words = ["-namespace", hand.namespace, "-address", hand.address, action]
+
+    assert_fails(hand.run(*words, cwd=hand.bundle("c1")), 1, "shim id cannot be empty")
+
+
+def test_daemon_without_a_socket(hand: Hand) -> None:
+    """Run without an action and without what `start` hands over, it says so and ends."""
+    words = ["-namespace", hand.namespace, "-id", "c1", "-address", hand.address]
+
+    assert_fails(hand.run(*words, cwd=hand.bundle("c1")), 1, "descriptor 3 is no listening socket")
+
+
+# What `start` finds.
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "No such file or directory"),
+        ("folder", "Is a directory"),
+        ('{"annotations": {', "Expecting"),
+        ("[]", "not a JSON object"),
+        ("\0\xff", "parse"),
+    ],
+    ids=["absent", "folder", "cut-off", "list", "garbage"],
+)
+def test_config_json_that_cannot_be_read(hand: Hand, content: str | None, complaint: str) -> None:
+    """`start` needs it to find the pod, and names the file; no daemon and no socket are made."""
+    config = hand.bundle("c1") / "config.json"
+    config.unlink()
+    if content == "folder":
+        config.mkdir()
+    elif content is not None:
+        config.write_text(content, encoding="latin-1")
+
+    assert_fails(hand.start("c1"), 1, str(config), complaint)
+    assert not hand.socket_path("c1").exists()
+
+
+def params(hand: Hand, socket_dir: Path) -> bytes:
+    """Return BootstrapParams that ask for a socket in a folder."""
+    message = bootstrap_pb2.BootstrapParams(
+        instance_id="c1", namespace=hand.namespace, socket_dir=str(socket_dir), containerd_grpc_address=hand.address
+    )
+    return message.SerializeToString()
+
+
+def test_socket_path_that_is_too_long(hand: Hand) -> None:
+    """The text names the path, its length and the limit."""
+    folder = hand.folder / ("x" * 50)
+    path = folder / hand.socket_path("c1").name
+
+    assert_fails(hand.start("c1", params(hand, folder)), 1, str(path), f"{len(str(path))} bytes", "107")
+    assert not folder.exists()
+
+
+def test_socket_folder_below_a_file(hand: Hand) -> None:
+    """A socket folder that cannot be made is named."""
+    (hand.folder / "file").touch()
+
+    assert_fails(hand.start("c1", params(hand, hand.folder / "file/s")), 1, f"{hand.folder}/file/s", "Not a directory")
+
+
+def test_socket_folder_that_is_read_only(hand: Hand) -> None:
+    """A socket folder that cannot be written to is named."""
+    folder = hand.folder / "sockets"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)], check=True)
+    try:
+        done = hand.start("c1", params(hand, folder))
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+    assert_fails(done, 1, str(folder), "Read-only file system")
+
+
+@pytest.mark.parametrize("stdin", [b"\xff" * 100, b"hello\n", b"\x0a\x05nosuc\x12\x00"], ids=["ff", "text", "any"])
+def test_input_that_makes_no_sense(hand: Hand, stdin: bytes) -> None:
+    """`start` takes it for a legacy caller's without options that it knows."""
+    done = hand.start("c1", stdin)
+
+    assert (0, f"unix://{hand.socket_path('c1')}", b"") == (done.returncode, done.stdout.decode(), done.stderr)
+
+
+def test_socket_of_a_killed_shim(hand: Hand) -> None:
+    """A socket that nobody serves any more is replaced by the next start, under the same name."""
+    pid = hand.serve("c1").connect().shim_pid
+    os.kill(pid, signal.SIGKILL)
+    wait_gone(pid)
+
+    assert hand.socket_path("c1").exists()
+    assert pid != hand.serve("c1").connect().shim_pid
+
+
+# Create.
+
+
+def test_missing_command(containerd: Containerd, name: str) -> None:
+    """A command that the image lacks is named by `ctr run` in runc's words, and nothing of the container stays."""
+    result = containerd.run(name, "/nosuch", check=False)
+
+    assert 0 != result.returncode
+    assert 'exec: "/nosuch": stat /nosuch: no such file or directory' in result.stderr
+    assert [] == containerd.leftovers()
+
+
+def test_rootfs_whose_source_is_missing(hand: Hand) -> None:
+    """The mount that cannot be made is named, type and place and reason."""
+    client = hand.serve("c1")
+    mounts = [types_pb2.Mount(type="bind", source=f"{hand.folder}/nosuch", options=["rbind"])]
+    code, text = refusal(lambda: client.create(hand.create_request("c1", mounts=mounts)))
+
+    assert code == Code.UNKNOWN
+    assert text.startswith(f"failed to mount rootfs component: bind on {hand.bundle('c1')}/rootfs: ")
+    assert text.endswith("no such file or directory")
+    assert_no_trace(hand, "c1")
+
+
+def test_second_mount_that_fails(hand: Hand) -> None:
+    """The first one is undone."""
+    client = hand.serve("c1")
+    mounts = [hand.rootfs(), types_pb2.Mount(type="nosuchfs", source="none")]
+    code, text = refusal(lambda: client.create(hand.create_request("c1", mounts=mounts)))
+
+    assert (Code.UNKNOWN, True) == (code, "nosuchfs" in text and "no such device" in text)
+    assert_no_trace(hand, "c1")
+
+
+def test_bundle_without_a_rootfs(hand: Hand) -> None:
+    """Without mounts the bundle's own folder is the root file system; that it is missing is told in runc's words."""
+    client = hand.serve("c1")
+    code, text = refusal(lambda: client.create(hand.create_request("c1", mounts=[])))
+
+    assert code == Code.UNKNOWN
+    assert text.startswith("OCI runtime create failed: ")
+    assert f"{hand.bundle('c1')}/rootfs" in text
+    assert_no_trace(hand, "c1")
+
+
+def test_missing_runtime(hand: Hand) -> None:
+    """An OCI runtime that is not on PATH is named in Go's words, as clients match on them."""
+    client = hand.serve("c1")
+    code, text = refusal(lambda: client.create(hand.create_request("c1", binary="no-runc")))
+
+    assert code == Code.UNKNOWN
+    assert text.startswith("OCI runtime create failed: ")
+    assert text.endswith('exec: "no-runc": executable file not found in $PATH')
+    assert_no_trace(hand, "c1")
+
+
+def fake_runtime(hand: Hand, script: str) -> str:
+    """Write an OCI runtime that does as told and return its path."""
+    path = hand.folder / "fake-runc"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_runtime_that_fails(hand: Hand) -> None:
+    """The last error that it logged is the text, and an older one is not."""
+    client = hand.serve("c1")
+    log = hand.bundle("c1") / "log.json"
+    log.write_text('{"level":"error","msg":"of yesterday"}\n')
+    binary = fake_runtime(hand, f"""echo '{{"level":"error","msg":"the moon is full"}}' >> {log}; exit 3""")
+
+    assert (Code.UNKNOWN, "OCI runtime create failed: the moon is full") == refusal(
+        lambda: client.create(hand.create_request("c1", binary=binary))
+    )
+    assert_no_trace(hand, "c1")
+
+
+def test_runtime_that_fails_without_a_word(hand: Hand) -> None:
+    """Its exit status is the text."""
+    client = hand.serve("c1")
+    (hand.bundle("c1") / "log.json").write_text('{"level":"error","msg":"of yesterday"}\n')
+    binary = fake_runtime(hand, "exit 3")
+
+    assert (
+        Code.UNKNOWN,
+        f"OCI runtime create failed: {binary} did not terminate successfully: exit status 3",
+    ) == refusal(lambda: client.create(hand.create_request("c1", binary=binary)))
+
+
+def test_runtime_that_hangs(hand: Hand) -> None:
+    """The deadline answers the caller; others are served meanwhile; afterwards the container can be made."""
+    client, other = hand.serve("c1"), hand.client("c1")
+    gate = hand.folder / "gate"
+    binary = fake_runtime(hand, f"while ! [ -e {gate} ]; do sleep 0.05; done; exit 1")
+    request = hand.create_request("c1", binary=binary)
+
+    def create(timeout_s: float) -> None:
+        client.call("Create", request, task_v2_pb2.CreateTaskResponse, timeout_s)
+
+    assert Code.DEADLINE_EXCEEDED == refusal(lambda: create(1.0))[0]
+    assert Code.NOT_FOUND == refusal(other.state)[0]
+    assert Code.ALREADY_EXISTS == refusal(lambda: create(1.0))[0]
+    other.shutdown()
+    assert other.connect().shim_pid > 0
+    gate.touch()
+    wait_until(lambda: refusal(lambda: create(30.0))[0] == Code.UNKNOWN, "the hanging create has ended")
+    assert client.create(hand.create_request("c1")) > 0
+    client.delete()
+
+
+@pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
+def test_create_with_a_fifo_that_is_missing(hand: Hand, stream: str) -> None:
+    """The fifo is named, and the runtime is not even asked."""
+    client = hand.serve("c1")
+    path = f"{hand.folder}/nosuch-{stream}"
+    request = hand.create_request("c1")
+    setattr(request, stream, path)
+    code, text = refusal(lambda: client.create(request))
+
+    assert (Code.UNKNOWN, True) == (code, path in text and text.endswith("no such file or directory"))
+    assert_no_trace(hand, "c1")
+
+
+def test_create_with_an_unknown_scheme(hand: Hand) -> None:
+    """Where output should go is named by its scheme."""
+    client = hand.serve("c1")
+    request = hand.create_request("c1")
+    request.stdout = "gopher://hole"
+    code, text = refusal(lambda: client.create(request))
+
+    assert (Code.UNKNOWN, "failed to create init process I/O: unknown STDIO scheme gopher") == (code, text)
+    assert_no_trace(hand, "c1")
+
+
+# Calls that make no sense.
+
+
+@pytest.fixture
+def running(hand: Hand) -> Iterator[TaskClient]:
+    """Return the client of a running container, which is killed and deleted afterwards if it is still there."""
+    client = hand.serve("c1")
+    client.create(hand.create_request("c1"))
+    client.start()
+    yield client
+    if client.connect().task_pid:
+        client.kill(signal.SIGKILL)
+        client.wait()
+        client.delete()
+
+
+def test_create_twice(running: TaskClient, hand: Hand) -> None:
+    """The second one is refused before it touches anything of the first."""
+    code, text = refusal(lambda: running.create(hand.create_request("c1")))
+
+    assert (Code.ALREADY_EXISTS, "container c1: already exists") == (code, text)
+    assert running.state().pid == int((hand.bundle("c1") / "init.pid").read_text())
+
+
+def test_start_twice(running: TaskClient) -> None:
+    """Go's text."""
+    assert (Code.UNKNOWN, "cannot start a running process") == refusal(running.start)
+
+
+def test_delete_of_a_running_container(running: TaskClient) -> None:
+    """Go's text; the container runs on."""
+    assert (Code.UNKNOWN, "cannot delete a running process") == refusal(running.delete)
+    assert running.run("e1", "true") == 0
+
+
+def test_exec_with_a_fifo_that_is_missing(running: TaskClient, hand: Hand) -> None:
+    """The fifo is named; who waits is released; no exit is told; the exec can be deleted and its id used again."""
+    path = f"{hand.folder}/nosuch"
+    running.exec("e1", "true", stdout=path)
+    code, text = refusal(lambda: running.start("e1"))
+
+    assert (Code.UNKNOWN, True) == (code, path in text and text.endswith("no such file or directory"))
+    assert 0 == running.wait("e1", timeout_s=20).exit_status
+    running.delete("e1")
+    assert 3 == running.run("e1", "sh", "-c", "exit 3")
+    assert 3 == hand.events.wait("/tasks/exit").exit_status
+
+
+@pytest.mark.parametrize("spec", [b"", b"{", b"[]", b"\0\xff"], ids=["empty", "cut-off", "list", "garbage"])
+def test_exec_whose_spec_is_no_process(running: TaskClient, spec: bytes) -> None:
+    """It is refused, and its id stays free."""
+    request = task_v2_pb2.ExecProcessRequest(id="c1", exec_id="e1", spec=AnyMessage(value=spec))
+    code, text = refusal(lambda: running.call("Exec", request, Empty))
+
+    assert (Code.INVALID_ARGUMENT, True) == (code, text.startswith("exec spec: "))
+    assert 0 == running.run("e1", "true")
+
+
+UNKNOWN_EXEC = {
+    "State": task_v2_pb2.StateRequest,
+    "Start": task_v2_pb2.StartRequest,
+    "Delete": task_v2_pb2.DeleteRequest,
+    "Kill": task_v2_pb2.KillRequest,
+    "Wait": task_v2_pb2.WaitRequest,
+    "CloseIO": task_v2_pb2.CloseIORequest,
+    "ResizePty": task_v2_pb2.ResizePtyRequest,
+}
+UNKNOWN_ID: dict[str, type[Message]] = {
+    **UNKNOWN_EXEC,
+    "Exec": task_v2_pb2.ExecProcessRequest,
+    "Pause": task_v2_pb2.PauseRequest,
+    "Resume": task_v2_pb2.ResumeRequest,
+    "Update": task_v2_pb2.UpdateTaskRequest,
+    "Checkpoint": task_v2_pb2.CheckpointTaskRequest,
+    "Pids": task_v2_pb2.PidsRequest,
+    "Stats": task_v2_pb2.StatsRequest,
+}
+
+
+def test_unknown_container(hand: Hand) -> None:
+    """Every call about it, of either version, answers NOT_FOUND with Go's text; Connect and Shutdown never fail."""
+    hand.serve("c1")
+    versions = [hand.client("c1", service=f"containerd.task.{version}.Task") for version in ("v2", "v3")]
+    for client in versions:
+        answers = {
+            method: refusal(lambda: client.call(method, request(id="ghost"), Empty))  # noqa: B023
+            for method, request in UNKNOWN_ID.items()
+        }
+
+        assert dict.fromkeys(UNKNOWN_ID, (Code.NOT_FOUND, "container not created: not found")) == answers
+        assert 0 == client.connect().task_pid
+    versions[0].shutdown()
+
+
+def test_unknown_exec(running: TaskClient) -> None:
+    """Every call about it answers NOT_FOUND and names it, in Go's words."""
+    answers = {
+        method: refusal(lambda: running.call(method, request(id="c1", exec_id="ghost"), Empty))  # noqa: B023
+        for method, request in UNKNOWN_EXEC.items()
+    }
+
+    assert dict.fromkeys(UNKNOWN_EXEC, (Code.NOT_FOUND, "process does not exist ghost: not found")) == answers
+
+
+def test_deletes_at_once(running: TaskClient, hand: Hand) -> None:
+    """One of them deletes the container, the others hear that it is gone."""
+    running.kill(signal.SIGKILL)
+    running.wait()
+    clients = [hand.client("c1") for _ in range(8)]
+
+    def delete(client: TaskClient) -> str:
+        try:
+            return f"deleted {client.delete().exit_status}"
+        except RpcError as error:
+            return f"refused {error.code}"
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(delete, clients))
+
+    assert ["deleted 137"] + [f"refused {Code.NOT_FOUND}"] * 7 == sorted(answers)
+
+
+# The `delete` action.
+
+
+def test_delete_action_after_the_shim_was_killed(hand: Hand) -> None:
+    """It kills and removes all, answers pid and 137, and may be repeated; the socket is for the next start."""
+    client = hand.serve("c1")
+    client.create(hand.create_request("c1"))
+    pid = client.start()
+    os.kill(client.connect().shim_pid, signal.SIGKILL)
+    first, second = hand.delete("c1"), hand.delete("c1")
+
+    assert [(pid, 137)] * 2 == [(each.pid, each.exit_status) for each in (first, second)]
+    assert first.exited_at.seconds > 0
+    wait_gone(pid)
+    assert [f"socket {hand.socket_path('c1')}"] == hand.leftovers(settle_s=1.0)
+    hand.serve("c1")
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"binary_name": 7, "root": []}'], ids=["absent", "cut-off", "types"])
+def test_delete_action_with_nothing_to_delete(hand: Hand, content: str | None) -> None:
+    """It succeeds whatever the bundle holds: there may have been a reboot."""
+    if content is not None:
+        (hand.bundle("c1") / "options.json").write_text(content)
+        (hand.bundle("c1") / "runtime").write_text("no-runc")
+
+    assert (0, 137) == ((done := hand.delete("c1")).pid, done.exit_status)

@@ -1,0 +1,234 @@
+"""Envelopes: golden bytes, and the same meaning as protobuf's own code gives them."""
+
+from typing import Final
+
+import pytest
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto as Field
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shim.ttrpc._envelope import (
+    DecodeError,
+    Request,
+    Response,
+    decode_request,
+    decode_response,
+    encode_error,
+    encode_request,
+    encode_response,
+)
+from tests import strategies
+
+PAIRS: Final = (("k", "v1"), ("k", "v2"))
+REQUESTS: Final = [
+    ("0a03612e421201431a020807", Request("a.B", "C", b"\x08\x07", 0, ())),
+    (
+        "0a03612e421201431a0208072080e497d0122a070a016b120276312a070a016b12027632",
+        Request("a.B", "C", b"\x08\x07", 5_000_000_000, PAIRS),
+    ),
+    ("0a03612e4212014320ffffffffffffffffff01", Request("a.B", "C", b"", -1, ())),
+    ("", Request("", "", b"", 0, ())),
+]
+
+
+def _schema() -> tuple[type[Message], type[Message]]:
+    """Return (Request, Response) of ttrpc's request.proto as protobuf classes of a private pool."""
+    file = FileDescriptorProto(name="request.proto", package="ttrpc", syntax="proto3")
+    text, data, number = Field.TYPE_STRING, Field.TYPE_BYTES, Field.TYPE_INT64
+    many, one = Field.LABEL_REPEATED, Field.LABEL_OPTIONAL
+    for message, fields in {
+        "KeyValue": [("key", 1, text, one, ""), ("value", 2, text, one, "")],
+        "Status": [("code", 1, Field.TYPE_INT32, one, ""), ("message", 2, text, one, ""), ("more", 3, data, many, "")],
+        "Request": [
+            ("service", 1, text, one, ""),
+            ("method", 2, text, one, ""),
+            ("payload", 3, data, one, ""),
+            ("timeout_nano", 4, number, one, ""),
+            ("metadata", 5, Field.TYPE_MESSAGE, many, ".ttrpc.KeyValue"),
+        ],
+        "Response": [("status", 1, Field.TYPE_MESSAGE, one, ".ttrpc.Status"), ("payload", 2, data, one, "")],
+    }.items():
+        built = file.message_type.add(name=message)
+        for name, tag, kind, label, type_name in fields:
+            built.field.add(name=name, number=tag, type=kind, label=label, type_name=type_name or None)
+    pool = DescriptorPool()
+    pool.Add(file)  # type: ignore[no-untyped-call]
+    request, response = (GetMessageClass(pool.FindMessageTypeByName(f"ttrpc.{n}")) for n in ("Request", "Response"))
+    return request, response
+
+
+PbRequest, PbResponse = _schema()
+
+
+@pytest.mark.parametrize(("wire", "request_"), REQUESTS)
+def test_request_matches_golden_bytes(wire: str, request_: Request) -> None:
+    """Both ways."""
+    assert wire == encode_request(*request_).hex()
+    assert request_ == decode_request(bytes.fromhex(wire))
+
+
+@pytest.mark.parametrize(
+    ("wire", "expected"),
+    [
+        ("12020808", Response(0, "", b"\x08\x08")),
+        ("", Response(0, "", b"")),  # Go's empty success
+        ("0a00", Response(0, "", b"")),  # Rust's
+        ("0a0f080c120b7365727669636520612e42", Response(12, "service a.B", b"")),
+        ("0a0412026f6b", Response(0, "ok", b"")),  # a text without a code is success
+        ("0a020863", Response(99, "", b"")),  # a code that nobody knows
+        ("0a0b08ffffffffffffffffff01", Response(-1, "", b"")),
+        ("0a06080512001a0012020808", Response(5, "", b"\x08\x08")),  # details are skipped, the payload is kept
+        ("0a0208050a020807", Response(7, "", b"")),  # the last one wins
+    ],
+)
+def test_decode_response_reads_what_peers_send(wire: str, expected: Response) -> None:
+    """An absent, empty or zero status is success."""
+    assert expected == decode_response(bytes.fromhex(wire))
+
+
+def test_encode_response_leaves_the_status_out() -> None:
+    """As Go does; an empty message makes an empty body."""
+    assert "" == encode_response(b"").hex()
+    assert "12020808" == encode_response(b"\x08\x08").hex()
+
+
+def test_encode_error_has_no_payload() -> None:
+    """Go's client would decode that first and lose the status."""
+    assert "0a0f080c120b7365727669636520612e42" == encode_error(12, "service a.B").hex()
+    assert Response(99, "", b"") == decode_response(encode_error(99, ""))
+    assert Response(-5, "x", b"") == decode_response(encode_error(-5, "x"))
+
+
+def test_encode_error_of_undecodable_text_is_sent_all_the_same() -> None:
+    """File names may hold surrogates; the call must be answered."""
+    assert Response(2, "no file ?", b"") == decode_response(encode_error(2, "no file \udcff"))
+
+
+def test_encode_request_lowers_the_case_of_metadata_keys() -> None:
+    """Go's lookup never finds others."""
+    assert (("traceparent", "A"),) == decode_request(encode_request("s", "m", b"", 0, [("TraceParent", "A")])).metadata
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        pytest.param("3001", id="varint"),
+        pytest.param("3108000000000000ff", id="eight bytes"),
+        pytest.param("3203616263", id="bytes"),
+        pytest.param("3500000001", id="four bytes"),
+        pytest.param("0805", id="service as a number"),
+        pytest.param("2203616263", id="timeout as bytes"),
+        pytest.param("9a06020801", id="a high number"),
+    ],
+)
+def test_unknown_fields_are_ignored(unknown: str) -> None:
+    """So are known numbers with another wire type."""
+    wire, request = REQUESTS[1]
+
+    assert request == decode_request(bytes.fromhex(unknown + wire + unknown))
+    assert Response(5, "nf", b"") == decode_response(encode_error(5, "nf") + bytes.fromhex("3203616263"))
+
+
+def test_the_last_value_of_a_field_wins() -> None:
+    """But metadata is kept all, in order."""
+    twice = encode_request("a", "b", b"c", 1, PAIRS) + encode_request("d", "e", b"f", 2, PAIRS)
+
+    assert Request("d", "e", b"f", 2, PAIRS + PAIRS) == decode_request(twice)
+
+
+@pytest.mark.parametrize(
+    ("wire", "expected"),
+    [
+        ("0a01ff", "service is not valid UTF-8"),
+        ("1201ff", "method is not valid UTF-8"),
+        ("2a030a01ff", "metadata key is not valid UTF-8"),
+        ("2a031201ff", "metadata value is not valid UTF-8"),
+        ("0a05", "unexpected end of message"),
+        ("0a", "unexpected end of message"),
+        ("20ff", "unexpected end of message"),
+        ("25ffffff", "unexpected end of message"),
+        ("00", "field number is zero"),
+        ("0b", "wire type 3 of field 1 is not supported"),
+        ("2effffffff", "wire type 6 of field 5 is not supported"),
+        ("20" + "ff" * 10 + "01", "varint is longer than 64 bits"),
+    ],
+)
+def test_decode_request_says_what_is_wrong(wire: str, expected: str) -> None:
+    """The text goes to the peer."""
+    with pytest.raises(DecodeError) as caught:
+        decode_request(bytes.fromhex(wire))
+
+    assert expected == str(caught.value)
+
+
+def test_decode_response_says_what_is_wrong() -> None:
+    """In the status too."""
+    with pytest.raises(DecodeError, match="^status message is not valid UTF-8$"):
+        decode_response(bytes.fromhex("0a031201ff"))
+    with pytest.raises(DecodeError, match="^unexpected end of message$"):
+        decode_response(bytes.fromhex("0a0208"))
+
+
+def test_ten_thousand_metadata_entries_are_taken() -> None:
+    """Go takes them too."""
+    pairs = tuple((f"key-{number}", "v") for number in range(10_000))
+
+    assert pairs == decode_request(encode_request("s", "m", b"", 0, pairs)).metadata
+
+
+@given(strategies.TEXTS, strategies.TEXTS, st.binary(max_size=40), strategies.INT64, strategies.METADATA)
+def test_requests_mean_the_same_to_protobuf(
+    service: str, method: str, payload: bytes, timeout_ns: int, metadata: list[tuple[str, str]]
+) -> None:
+    """Ours is read by protobuf's code, and what that writes is read by ours."""
+    ours = encode_request(service, method, payload, timeout_ns, metadata)
+    pairs = [(key.lower(), value) for key, value in metadata]
+    theirs = PbRequest(
+        service=service,
+        method=method,
+        payload=payload,
+        timeout_nano=timeout_ns,
+        metadata=[{"key": key, "value": value} for key, value in pairs],
+    )
+
+    assert theirs == PbRequest.FromString(ours)
+    assert Request(service, method, payload, timeout_ns, tuple(pairs)) == decode_request(theirs.SerializeToString())
+
+
+@given(st.integers(-(1 << 31), (1 << 31) - 1), strategies.TEXTS, st.binary(max_size=40))
+def test_responses_mean_the_same_to_protobuf(code: int, message: str, payload: bytes) -> None:
+    """Successes and failures, both ways."""
+    failure = PbResponse(status={"code": code, "message": message})
+
+    assert failure == PbResponse.FromString(encode_error(code, message))
+    assert PbResponse(payload=payload).SerializeToString() == encode_response(payload)
+    assert Response(code, message, b"") == decode_response(failure.SerializeToString())
+
+
+@given(st.binary(max_size=60))
+def test_garbage_is_a_decode_error_or_an_envelope(garbage: bytes) -> None:
+    """Nothing else is ever raised, whatever a peer sends."""
+    for decode in (decode_request, decode_response):
+        try:
+            decode(garbage)
+        except DecodeError as error:
+            assert str(error)
+
+
+@given(st.sampled_from(REQUESTS), st.data())
+def test_a_damaged_request_is_a_decode_error_or_an_envelope(case: tuple[str, Request], data: st.DataObject) -> None:
+    """Bit flips and cuts in what was right get further than garbage does."""
+    wire = bytearray.fromhex(case[0])
+    for _ in range(data.draw(st.integers(1, 3)) if wire else 0):
+        wire[data.draw(st.integers(0, len(wire) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    try:
+        request = decode_request(bytes(wire[: data.draw(st.integers(0, len(wire)))]))
+    except DecodeError:
+        return
+    lowered = tuple((key.lower(), value) for key, value in request.metadata)
+
+    assert request._replace(metadata=lowered) == decode_request(encode_request(*request))
