@@ -100,6 +100,12 @@ class Process:
             exit_ = self._exit
         waiter(exit_)
 
+    def forget_waiter(self, waiter: Callable[[Exit | None], None]) -> None:
+        """Do not call `waiter` any more: whom it would tell is gone."""
+        with self._lock:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
     def attach(self, streams: Streams | Console) -> None:
         """Give the process its stdio; a CloseIO that came before is carried out."""
         self.streams = streams

@@ -135,6 +135,7 @@ class TaskService:
             else:
                 deferred.resolve(self._message("WaitResponse", **_exit_fields(exit_)))
 
+        deferred.on_abandoned = lambda: process.forget_waiter(answer)
         process.on_exit(answer)
         return deferred
 

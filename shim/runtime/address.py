@@ -36,7 +36,7 @@ class Bound(NamedTuple):
 
     listener: socket.socket
     path: str
-    inode: tuple[int, int]
+    inode: tuple[int, ...]
 
     @property
     def address(self) -> str:
@@ -101,6 +101,8 @@ def is_alive(path: str) -> bool:
         probe.settimeout(_PROBE_S)
         try:
             probe.connect(path)
+        except BlockingIOError:
+            return True  # somebody listens, but is too busy to accept
         except OSError:
             return False
         return True
@@ -117,24 +119,25 @@ def adopt(fd: int) -> Bound:
         listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
         raise SocketError(f"descriptor {fd} is no listening socket: {error.strerror}") from None
-    if not listening:
+    if not listening or listener.family != socket.AF_UNIX:
         listener.detach()
-        raise SocketError(f"descriptor {fd} is no listening socket")
+        raise SocketError(f"descriptor {fd} is no listening {'unix ' if listening else ''}socket")
     os.set_inheritable(fd, False)
     path = os.fsdecode(listener.getsockname())
     return Bound(listener, path, _identity(path))
 
 
-def _identity(path: str) -> tuple[int, int]:
+def _identity(path: str) -> tuple[int, ...]:
+    """Return what tells a file from a later one of its name; file systems use inode numbers again, so its age too."""
     try:
         status = os.stat(path)
     except OSError:
-        return (0, 0)
-    return (status.st_dev, status.st_ino)
+        return ()
+    return (status.st_dev, status.st_ino, status.st_mtime_ns)
 
 
-def remove_socket(path: str, inode: tuple[int, int]) -> None:
-    """Unlink `path` if it still is the file with this (device, inode)."""
+def remove_socket(path: str, inode: tuple[int, ...]) -> None:
+    """Unlink `path` if it still is the file with this identity."""
     try:
         if _identity(path) == inode:
             os.unlink(path)

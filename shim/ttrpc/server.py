@@ -149,6 +149,7 @@ class _Peer:
         "_credentials",
         "_fd",
         "_is_closed",
+        "_is_ended",
         "_is_paused",
         "_is_watching_write",
         "_lock",
@@ -167,6 +168,7 @@ class _Peer:
         self._out = bytearray()
         self._calls: dict[int, _Call] = {}
         self._is_closed = False
+        self._is_ended = False
         self._is_paused = False
         self._is_watching_write = False
         server.loop.register(self._fd, READABLE, self._ready)
@@ -174,7 +176,7 @@ class _Peer:
     @property
     def is_idle(self) -> bool:
         """True when every answer has been written; calls whose answer was put off (Wait) may never have one."""
-        return not self._out and all(call.is_deferred for call in list(self._calls.values()))
+        return not self._out and all(call.deferred is not None for call in list(self._calls.values()))
 
     def close(self) -> None:
         """Close the connection and tell the calls in flight that nobody waits; runs on the loop."""
@@ -195,24 +197,39 @@ class _Peer:
             with self._lock:
                 self._flush()
             self._server.check_drained()
+            self._close_if_finished()
         if events & READABLE or events & FAILED:
-            self._receive()
+            self._receive(is_gone=bool(events & FAILED))
 
-    def _receive(self) -> None:
+    def _receive(self, *, is_gone: bool) -> None:
         try:
             data = self._sock.recv(_RECEIVE_SIZE)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
+            data, is_gone = b"", True
         if not data:
-            self.close()
+            if is_gone:
+                self.close()
+            else:
+                self._end_input()
             return
         with self._lock:
             requests = self._connection.receive_data(data)
             self._write(self._connection.data_to_send())
         for request in requests:
             self._dispatch(request)
+
+    def _end_input(self) -> None:
+        """The peer has closed its sending half only: it still reads the answers to what it asked."""
+        with self._lock:
+            self._is_ended = True
+            self._set_watch()
+        self._close_if_finished()
+
+    def _close_if_finished(self) -> None:
+        if self._is_ended and not self._calls and not self._out:
+            self.close()
 
     def _dispatch(self, request: RequestReceived) -> None:
         server = self._server
@@ -257,6 +274,8 @@ class _Peer:
     def _answered(self) -> None:
         if self._server.is_draining:
             self._server.loop.call_soon(self._server.check_drained)
+        if self._is_ended:
+            self._server.loop.call_soon(self._close_if_finished)
 
     def _write(self, data: bytes) -> None:
         """Send or queue bytes; the lock is held."""
@@ -309,14 +328,14 @@ class _Peer:
         size = len(self._out)
         self._is_paused = size > (_LOW_WATER if self._is_paused else _HIGH_WATER)
         self._is_watching_write = bool(size)
-        events = (0 if self._is_paused else READABLE) | (WRITABLE if size else 0)
+        events = (0 if self._is_paused or self._is_ended else READABLE) | (WRITABLE if size else 0)
         self._server.loop.modify(self._fd, events)
 
 
 class _Call:
     """One request on its way through a handler."""
 
-    __slots__ = ("_context", "_method", "_peer", "_request", "is_deferred", "timer")
+    __slots__ = ("_context", "_method", "_peer", "_request", "deferred", "timer")
 
     def __init__(self, peer: _Peer, request: RequestReceived, method: Method, context: CallContext) -> None:
         self._peer = peer
@@ -324,7 +343,7 @@ class _Call:
         self._method = method
         self._context = context
         self.timer: Timer | None = None
-        self.is_deferred = False
+        self.deferred: Deferred | None = None
 
     def run(self) -> None:
         """Run the handler and answer with what it returns or raises."""
@@ -332,7 +351,7 @@ class _Call:
             message = self._method.decode(self._request.payload, self._request.service)
             result = self._method.handler(self._context, message)
             if isinstance(result, Deferred):
-                self.is_deferred = True
+                self.deferred = result
                 result.on_done(self._answer_deferred)
                 return
             payload = self._method.encode(result)
@@ -363,8 +382,8 @@ class _Call:
         self._peer.answer_error(self._request.stream_id, error)
 
     def expire(self) -> None:
-        """Answer that the deadline has passed; the handler goes on and its late answer is dropped."""
-        self._context.cancel()
+        """Answer that the deadline has passed; a handler that runs goes on and its late answer is dropped."""
+        self._give_up()
         error = RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
         self._peer.answer_error(self._request.stream_id, error)
 
@@ -372,4 +391,9 @@ class _Call:
         """The peer is gone."""
         if self.timer is not None:
             self.timer.cancel()
+        self._give_up()
+
+    def _give_up(self) -> None:
         self._context.cancel()
+        if self.deferred is not None:
+            self.deferred.abandon()

@@ -74,9 +74,10 @@ class Deferred:
     """An answer that comes later and holds no thread while it is awaited.
 
     The first of `resolve` and `fail` counts, later ones are ignored; both may be called from any thread.
+    `on_abandoned()` is called when nobody waits any more: the deadline has passed or the peer is gone.
     """
 
-    __slots__ = ("_callbacks", "_error", "_lock", "_response", "is_done")
+    __slots__ = ("_callbacks", "_error", "_lock", "_response", "is_done", "on_abandoned")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -84,6 +85,7 @@ class Deferred:
         self._response: Message | None = None
         self._error: BaseException | None = None
         self.is_done = False
+        self.on_abandoned: Callable[[], None] | None = None
 
     def resolve(self, response: Message) -> None:
         """Answer with a message."""
@@ -101,6 +103,16 @@ class Deferred:
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback(self)
+
+    def abandon(self) -> None:
+        """Say that nobody waits for the answer any more; what is answered after that is dropped."""
+        with self._lock:
+            if self.is_done:
+                return
+            self.is_done = True
+            self._callbacks.clear()
+        if self.on_abandoned is not None:
+            self.on_abandoned()
 
     def on_done(self, callback: Callable[[Deferred], None]) -> None:
         """Call `callback(self)` once done: now if it is, else in the thread that finishes it."""
