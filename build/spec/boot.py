@@ -1,39 +1,41 @@
-"""What a frozen shim runs first, in place of PyInstaller's own start: finds modules in the binary's archive.
+"""What a frozen shim runs first, in place of PyInstaller's own bootstrap: modules come from the binary's archive.
 
-Lean, as it is part of every launch: one finder that looks names up, where PyInstaller's walks paths and loads ctypes.
-It reads /proc/self/exe, which stays the file that was started: a module imported late, after an upgrade has put
-another binary in its place, is still the right one.  Extension modules are files, as PyInstaller has it.
+Lean, as every launch waits for it: one finder that looks names up, where PyInstaller's walks paths and loads ctypes.
+It reads /proc/self/exe, which stays the file that was started: a module that is imported late, after an upgrade has
+put another binary in its place, is still the right one.  Extension modules are unpacked files, found as ever.
 """
 
 
-def _boot():  # type: ignore[no-untyped-def]  # annotations would be work for every launch
+def _boot() -> None:
     import sys
     from _frozen_importlib import ModuleSpec
     from marshal import loads
-    from os import O_CLOEXEC, O_RDONLY, close, open, pread
+    from os import O_RDONLY, close, open, pread
     from os.path import exists
     from zlib import decompress
 
-    file, _, offset = sys._pyinstaller_pyz.rpartition("?")  # where the bootloader found the archive
-    file, base = "/proc/self/exe" if exists("/proc/self/exe") else file, int(offset)
+    file, _, start = sys._pyinstaller_pyz.rpartition("?")  # the bootloader's: the binary, and where in it
+    base = int(start)
+    if exists("/proc/self/exe"):
+        file = "/proc/self/exe"
     unpacked = sys._MEIPASS + "/"
 
-    def read(offset, size):  # type: ignore[no-untyped-def]
-        fd = open(file, O_RDONLY | O_CLOEXEC)
+    def read(offset: int, size: int) -> bytes:
+        fd = open(file, O_RDONLY)
         try:
             return pread(fd, size, base + offset)
         finally:
             close(fd)
 
-    # "PYZ\0", Python's magic number, then where the table of contents begins: name, (kind, offset, size).
-    contents = dict(loads(read(int.from_bytes(read(8, 4), "big"), 1 << 20)))
+    # b"PYZ\0", Python's magic number, the offset of the contents: [(name, (kind, offset, size))], some 50 bytes each.
+    contents = dict(loads(read(int.from_bytes(read(8, 4), "big"), 256 << 10)))  # noqa: S302  (our own archive)
     package, namespace = 1, 3
 
     class Finder:
-        """Finds and loads the modules of the archive; see importlib.abc for what its methods mean."""
+        """Finds and loads the archive's modules; importlib.abc says what the methods mean."""
 
         @staticmethod
-        def find_spec(name, path=None, target=None):  # type: ignore[no-untyped-def]
+        def find_spec(name: str, path: object = None, target: object = None) -> object:
             if name not in contents:
                 return None
             kind = contents[name][0]
@@ -47,17 +49,13 @@ def _boot():  # type: ignore[no-untyped-def]  # annotations would be work for ev
             return spec
 
         @staticmethod
-        def create_module(spec):  # type: ignore[no-untyped-def]
+        def create_module(spec: object) -> None:
             return None
 
         @staticmethod
-        def exec_module(module):  # type: ignore[no-untyped-def]
-            exec(Finder.get_code(module.__name__), module.__dict__)
-
-        @staticmethod
-        def get_code(name):  # type: ignore[no-untyped-def]
-            _, offset, size = contents[name]
-            return loads(decompress(read(offset, size)))
+        def exec_module(module: object) -> None:
+            _, offset, size = contents[module.__name__]
+            exec(loads(decompress(read(offset, size))), module.__dict__)  # noqa: S102, S302  (as above)
 
     sys.meta_path.insert(-1, Finder)  # after what is compiled into the interpreter, before the search of folders
     sys.frozen = True

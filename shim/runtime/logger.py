@@ -19,8 +19,14 @@ def format_value(value: object) -> str:
     text = str(value)
     if text and _PLAIN.issuperset(text):
         return text
-    out = [_ESCAPES.get(char) or (char if char.isprintable() else f"\\x{ord(char):02x}") for char in text]
+    out = [char if char.isprintable() and char not in '"\\' else _escape(char) for char in text]
     return '"' + "".join(out) + '"'
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    wide = f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return _ESCAPES.get(char) or (f"\\x{code:02x}" if code < 0x80 else wide)
 
 
 def format_time(when_ns: int) -> str:

@@ -19,7 +19,7 @@ from shim.api.events_service_pb2 import ForwardRequest
 from shim.ttrpc._connection import ClientConnection
 from shim.ttrpc.address import parse_address
 from shim.ttrpc.loop import READABLE, WRITABLE, Loop, Timer
-from shim.ttrpc.status import Code
+from shim.ttrpc.status import Code, LocalProtocolError, RpcError
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -128,7 +128,10 @@ class Publisher:
                 int(_ATTEMPT_S * 1e9),
                 (("containerd-namespace-ttrpc", self._namespace),),
             )
-        except (OSError, ValueError) as error:
+        except RpcError as error:  # too large for a frame: no containerd would take it
+            self._answered(Code.INVALID_ARGUMENT, error.message)
+            return
+        except (OSError, ValueError, LocalProtocolError) as error:
             self._failed(str(error))
             return
         self._current = stream_id

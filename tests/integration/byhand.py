@@ -12,29 +12,24 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from shim import ttrpc
-from shim.api import events_pb2, events_service_pb2, runc_options_pb2, task_v2_pb2, types_pb2
+from shim.api import runc_options_pb2, task_v2_pb2, types_pb2
 from shim.testing import image, sweep
 from shim.testing.leftovers import SOCKET_FOLDER, Leftovers, Process, Scope, processes_of, read_process, socket_name
-from shim.ttrpc.loop import Loop
-from shim.ttrpc.pool import WorkerPool
-from shim.ttrpc.server import Server
-from shim.ttrpc.service import CallContext, Service
-from tests.integration.conftest import FROZEN, PROJECT, SHIM, TaskClient, wait_until
+from tests.fakes import FakeContainerd, LoopThread
+from tests.integration.client import TaskClient, wait_until
+from tests.integration.conftest import FROZEN, PROJECT, SHIM
 
 RUNTIME_ID: Final = "io.containerd.pyrunc.v1"
 OPTIONS_TYPE: Final = "containerd.runc.v1.Options"
@@ -70,7 +65,9 @@ class Hand:
         self.tmp.mkdir()
         self.program = program
         self.spawn = spawn
-        self.events = EventService(f"{self.address}.ttrpc")
+        self._thread = LoopThread()
+        self.events = EventService(self._thread, Path(f"{self.address}.ttrpc"))
+        self.events.start()
         self._groups: set[str] = set()
         self._logs: dict[str, int] = {}
         self._clients: list[TaskClient] = []
@@ -144,6 +141,7 @@ class Hand:
         self,
         *args: str,
         cwd: Path | None = None,
+        stdin: int = subprocess.PIPE,
         wrapper: Iterable[str] = (),
         umask: int = -1,
         environment: Mapping[str, str] | None = None,
@@ -151,14 +149,13 @@ class Hand:
         """Run the shim with these arguments alone."""
         env = {**os.environ, "TMPDIR": str(self.tmp), "TTRPC_ADDRESS": f"{self.address}.ttrpc"}
         env |= {"CONTAINERD_SHIM_SPAWN": self.spawn} if self.spawn else {}
-        pipe = subprocess.PIPE
         return subprocess.Popen(
             [*wrapper, str(self.program), *args],
             cwd=cwd or self.folder,
             env={**env, **(environment or {})},
-            stdin=pipe,
-            stdout=pipe,
-            stderr=pipe,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             process_group=0,
             umask=umask,
         )
@@ -251,7 +248,8 @@ class Hand:
         for client in self._clients:
             client.close()
         left = self.leftovers()
-        self.events.close()
+        self.events.stop()
+        self._thread.close()
         sweep.remove(self.scope())
         for fd in self._logs.values():
             os.close(fd)
@@ -263,7 +261,7 @@ def finish(process: subprocess.Popen[bytes], stdin: bytes = b"") -> subprocess.C
     """Give a process its input and wait for the end of its output, as containerd does."""
     with process:
         try:
-            stdout, stderr = process.communicate(stdin, _START_LIMIT_S)
+            stdout, stderr = process.communicate(stdin if process.stdin else None, _START_LIMIT_S)
         except BaseException:
             process.kill()
             raise
@@ -275,43 +273,14 @@ def wait_gone(pid: int) -> None:
     wait_until(lambda: read_process(pid) is None, f"process {pid} ends")
 
 
-class EventService:
-    """containerd's event service on a socket; keeps (topic, message) in the order of arrival, until it is closed."""
-
-    def __init__(self, path: str) -> None:
-        self.events: list[tuple[str, Message]] = []
-        self._path = path
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(path)
-        self._listener.listen()
-        self._loop = Loop()
-        pool = WorkerPool(self._loop.on_error)
-        service = Service.from_descriptor(
-            events_service_pb2.DESCRIPTOR.services_by_name["Events"], self, inline=["Forward"]
-        )
-        self._server = Server(self._loop, pool, [service])
-        self._server.add_listener(self._listener)
-        self._thread = threading.Thread(target=self._loop.run)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop serving, and remove the socket."""
-        self._loop.call_soon(lambda: self._server.shutdown(0.0, self._loop.stop))
-        self._thread.join()
-        self._loop.close()
-        os.unlink(self._path)
-
-    def forward(self, context: CallContext, request: events_service_pb2.ForwardRequest) -> Empty:
-        """Take one event; the ttrpc server calls it."""
-        packed = request.envelope.event
-        message = getattr(events_pb2, packed.type_url.rpartition(".")[2])
-        self.events.append((request.envelope.topic, message.FromString(packed.value)))
-        return Empty()
+class EventService(FakeContainerd):
+    """What takes a hand's events."""
 
     def wait(self, topic: str, count: int = 1) -> Any:
         """Return the `count`-th event with this topic, once it has come."""
-        wait_until(lambda: len(self._with(topic)) >= count, f"{count} events {topic}, not only {self.events}")
-        return self._with(topic)[count - 1]
 
-    def _with(self, topic: str) -> list[Message]:
-        return [message for each, message in list(self.events) if each == topic]
+        def found() -> list[Message]:
+            return [event.message for event in list(self.events) if event.topic == topic]
+
+        wait_until(lambda: len(found()) >= count, f"{count} times {topic}")
+        return found()[count - 1]

@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import stat
+import subprocess
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from shim.api import bootstrap_pb2, runc_options_pb2
 from shim.testing.leftovers import processes, read_process
 from tests.integration.byhand import OPTIONS_TYPE, Hand, find_program, finish, wait_gone
-from tests.integration.conftest import SHIM, wait_until
+from tests.integration.client import wait_until
+from tests.integration.conftest import SHIM
 
 LEGACY_OPTIONS = AnyMessage(
     type_url=OPTIONS_TYPE, value=runc_options_pb2.Options(no_new_keyring=True).SerializeToString()
@@ -235,7 +237,7 @@ def test_daemon_outlives_its_first_bundle(hand: Hand) -> None:
 
 
 def test_daemon_needs_no_unpacked_files(hand: Hand) -> None:
-    """Once `start` has ended and the daemon serves, nothing is in TMPDIR; every call can still be answered."""
+    """Once `start` has ended and the daemon serves, nothing is in TMPDIR, and it serves on."""
     client = hand.serve("c1")
     client.connect()
     wait_until(lambda: list(hand.tmp.iterdir()) == [], "TMPDIR is empty")
@@ -306,7 +308,8 @@ def test_ten_starts_at_once_give_one_daemon(hand: Hand) -> None:
     names = [f"c{number}" for number in range(10)]
     for name in names:
         hand.bundle(name, group="pod")
-    done = [finish(process) for process in [hand.popen_start(name) for name in names]]
+    # With nothing to read, so that none of them waits for its turn.
+    done = [finish(process) for process in [hand.popen_start(name, stdin=subprocess.DEVNULL) for name in names]]
     pid = daemon_pid(hand, "pod")
 
     assert {(0, f"unix://{hand.socket_path('pod')}", "")} == {

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -18,29 +17,12 @@ from shim.api.task_v2_pb2 import ExecProcessRequest
 from shim.testing.containerd import Containerd
 from shim.testing.events import EventLog
 from shim.testing.leftovers import read_process
+from tests.integration.client import Guests, TaskClient, wait_until
 
-if TYPE_CHECKING:
-    from tests.integration.conftest import Guests, TaskClient
-
-Connect = Callable[[str], "TaskClient"]
+Connect = Callable[[str], TaskClient]
 Remove = Callable[[str], None]
-Until = Callable[[Callable[[], object], str], None]
 
 EXEC_LIFE = ["/tasks/exec-added", "/tasks/exec-started", "/tasks/exit"]
-
-
-@pytest.fixture
-def running(containerd: Containerd, name: str, remove: Remove) -> Iterator[str]:
-    """Return the id of a container that sleeps."""
-    containerd.run(name, "sleep", "1000", detach=True, options=["--null-io"])
-    yield name
-    remove(name)
-
-
-@pytest.fixture
-def task(running: str, connect: Connect) -> TaskClient:
-    """Return a connection to that container's shim."""
-    return connect(running)
 
 
 def test_exec_prints(containerd: Containerd, running: str) -> None:
@@ -187,11 +169,15 @@ def test_exec_kill(running: str, task: TaskClient) -> None:
     assert RUNNING == task.state().status
 
 
-def test_exec_kill_by_ctr(containerd: Containerd, running: str, task: TaskClient, until: Until) -> None:
+def test_exec_kill_by_ctr(
+    containerd: Containerd,
+    running: str,
+    task: TaskClient,
+) -> None:
     """`ctr tasks kill --exec-id` ends the exec, and the waiting ctr with it."""
     process = containerd.popen("tasks", "exec", "--exec-id", "victim", running, "sleep", "1000")
     with process:
-        until(lambda: is_running(task, "victim"), "the exec runs")
+        wait_until(lambda: is_running(task, "victim"), "the exec runs")
         containerd.ctr("tasks", "kill", "--exec-id", "victim", "--signal", "SIGKILL", running)
 
         assert 137 == process.wait(30)
@@ -245,7 +231,11 @@ def test_exec_detached_outlives_ctr(containerd: Containerd, running: str, task: 
     task.delete("d")
 
 
-def test_exec_exits_come_before_the_exit_of_init(guests: Guests, events: EventLog, name: str, until: Until) -> None:
+def test_exec_exits_come_before_the_exit_of_init(
+    guests: Guests,
+    events: EventLog,
+    name: str,
+) -> None:
     """When init is killed, the exits of all execs are told first, and its own once."""
     task = guests.create(name, "sleep", "1000")
     task.start()
@@ -263,7 +253,7 @@ def test_exec_exits_come_before_the_exit_of_init(guests: Guests, events: EventLo
     assert {"a", "b", "c"} == set(exits[:3])
     assert [name] == exits[3:]
     assert [137] * 3 == [task.wait(exec_id).exit_status for exec_id in pids]
-    until(lambda: all(read_process(pid) is None for pid in pids.values()), "the execs have ended")
+    wait_until(lambda: all(read_process(pid) is None for pid in pids.values()), "the execs have ended")
 
 
 def test_exec_after_the_exit_of_init(guests: Guests, name: str) -> None:

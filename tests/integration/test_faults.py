@@ -23,7 +23,7 @@ from shim.testing.containerd import Containerd
 from shim.testing.leftovers import ENGINE_STATE
 from shim.ttrpc import Code, RpcError
 from tests.integration.byhand import RUNTIME_ID, Hand, find_program, wait_gone
-from tests.integration.conftest import TaskClient, wait_until
+from tests.integration.client import TaskClient, wait_until
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

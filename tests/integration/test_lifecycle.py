@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -17,13 +17,10 @@ from shim.api.task_types_pb2 import CREATED, RUNNING, STOPPED
 from shim.testing.containerd import Containerd
 from shim.testing.events import EventLog
 from shim.testing.leftovers import read_process
+from tests.integration.client import Guests, TaskClient, wait_until
 
-if TYPE_CHECKING:
-    from tests.integration.conftest import Guests, TaskClient
-
-Connect = Callable[[str], "TaskClient"]
+Connect = Callable[[str], TaskClient]
 Remove = Callable[[str], None]
-Until = Callable[[Callable[[], object], str], None]
 
 GO_ZERO_TIME = -62135596800
 LIFE = ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
@@ -46,7 +43,10 @@ def test_run_prints(containerd: Containerd, name: str) -> None:
     assert ("hello\n", "", 0) == (result.stdout, result.stderr, result.returncode)
 
 
-def test_life_by_ctr(containerd: Containerd, name: str, until: Until) -> None:
+def test_life_by_ctr(
+    containerd: Containerd,
+    name: str,
+) -> None:
     """A container is made, started, seen, killed and deleted, each by its own command."""
     image = "docker.io/library/busybox:latest"
     options = ["--runtime", containerd.runtime, "--snapshotter", containerd.snapshotter]
@@ -73,7 +73,7 @@ def test_life_by_ctr(containerd: Containerd, name: str, until: Until) -> None:
     assert {} == containerd.tasks()
 
     containerd.ctr("containers", "delete", name)
-    until(lambda: not containerd.bundle(name).exists(), "the bundle is gone")
+    wait_until(lambda: not containerd.bundle(name).exists(), "the bundle is gone")
 
 
 @pytest.mark.parametrize("code", [0, 1, 7, 127, 255])
@@ -102,7 +102,7 @@ def test_events_of_a_life(containerd: Containerd, events: EventLog, name: str) -
     assert exit_["exited_at"] == delete["exited_at"]
 
 
-def test_shim_ends_with_its_container(containerd: Containerd, name: str, until: Until, remove: Remove) -> None:
+def test_shim_ends_with_its_container(containerd: Containerd, name: str, remove: Remove) -> None:
     """After the last delete the shim's process and its socket are gone."""
     containerd.run(name, "sleep", "1000", detach=True, options=["--null-io"])
     shim = containerd.shim_pid(name)
@@ -112,7 +112,7 @@ def test_shim_ends_with_its_container(containerd: Containerd, name: str, until: 
     assert socket.is_socket()
 
     remove(name)
-    until(lambda: read_process(shim) is None, f"shim {shim} has ended")
+    wait_until(lambda: read_process(shim) is None, f"shim {shim} has ended")
 
     assert not socket.exists()
 
@@ -247,7 +247,11 @@ def test_kill_after_the_end(guests: Guests, name: str) -> None:
     assert ttrpc.Code.NOT_FOUND == caught.value.code
 
 
-def test_delete_of_a_container_never_started(guests: Guests, events: EventLog, name: str, until: Until) -> None:
+def test_delete_of_a_container_never_started(
+    guests: Guests,
+    events: EventLog,
+    name: str,
+) -> None:
     """Deleting what was only created kills it: 137, an exit and a delete event, and no start."""
     task = guests.create(name, "sleep", "1000")
     pid = task.state().pid
@@ -259,7 +263,7 @@ def test_delete_of_a_container_never_started(guests: Guests, events: EventLog, n
     assert deleted.exited_at.seconds > 0
     assert ["/tasks/create", "/tasks/exit", "/tasks/delete"] == events.topics(name)
     assert [(pid, 137)] == [(body["pid"], body["exit_status"]) for body in exits]
-    until(lambda: read_process(pid) is None, "the init that never ran has ended")
+    wait_until(lambda: read_process(pid) is None, "the init that never ran has ended")
 
 
 def test_kill_of_a_container_never_started(guests: Guests, events: EventLog, name: str) -> None:
@@ -277,17 +281,20 @@ def test_kill_of_a_container_never_started(guests: Guests, events: EventLog, nam
     assert ["/tasks/create", "/tasks/exit", "/tasks/delete"] == events.topics(name)
 
 
-def test_children_end_with_init_when_pids_are_shared(guests: Guests, name: str, until: Until) -> None:
+def test_children_end_with_init_when_pids_are_shared(
+    guests: Guests,
+    name: str,
+) -> None:
     """Without a pid namespace of its own, nothing of a container lives on after its init."""
     task = guests.create(name, "sh", "-c", "sleep 1001 & sleep 1002 & wait", edit=share_pids)
     init = task.start()
-    until(lambda: len(task.pids().processes) == 3, "three processes run")
+    wait_until(lambda: len(task.pids().processes) == 3, "three processes run")
     pids = [process.pid for process in task.pids().processes]
     task.kill(signal.SIGKILL)
     task.wait()
 
     assert init in pids
-    until(lambda: all(read_process(pid) is None for pid in pids), "all three have ended")
+    wait_until(lambda: all(read_process(pid) is None for pid in pids), "all three have ended")
 
 
 def test_many_waiters_leave_room_for_calls(guests: Guests, name: str) -> None:

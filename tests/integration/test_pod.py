@@ -9,7 +9,7 @@ import pytest
 from shim.testing.containerd import CommandError, Containerd
 from shim.testing.events import EventLog
 from shim.testing.leftovers import SOCKET_FOLDER, read_process, socket_name
-from tests.integration.conftest import shim_address, wait_until
+from tests.integration.client import shim_address, wait_until
 
 SANDBOX = "io.kubernetes.cri.sandbox-id"
 GROUP = "io.containerd.runc.v2.group"

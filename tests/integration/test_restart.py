@@ -5,22 +5,25 @@ Each test has a containerd of its own, in which in the end nothing may be left.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from shim.api.events_pb2 import TaskExit
 from shim.testing.containerd import Containerd
-from shim.testing.leftovers import SOCKET_FOLDER, read_process, socket_name
+from shim.testing.leftovers import SOCKET_FOLDER, processes_of, read_process, socket_name
 from shim.testing.releases import Release
-from tests.integration.byhand import EventService
-from tests.integration.conftest import TaskClient, shim_address, wait_until
+from tests.fakes import FakeContainerd, LoopThread
+from tests.integration.client import TaskClient, shim_address, wait_until
 
 SANDBOX = "io.kubernetes.cri.sandbox-id"
-# Counts without end, a line every 20 ms, into whatever its stdout is.
-COUNT = "i=0; while :; do echo $i; i=$((i+1)); usleep 20000; done"
+# Counts, a line every 20 ms, until SIGTERM ends it with 5; as pid 1 it would otherwise not heed that.
+COUNT = "trap 'exit 5' TERM; i=0; while :; do echo $i; i=$((i+1)); usleep 20000; done"
 # Ends with 7 once the file /gate is there.
 GATE = "while ! [ -e /gate ]; do usleep 20000; done; exit 7"
 
@@ -96,7 +99,7 @@ def test_containers_outlive_containerd(containerd: Containerd, tmp_path: Path) -
         assert f"{name}\n" == containerd.exec(name, "echo", name).stdout
     containerd.ctr("tasks", "kill", "-s", "SIGTERM", "count")
     containerd.wait_status("count", "STOPPED")
-    assert 143 == containerd.ctr("tasks", "rm", "count", check=False).returncode
+    assert "non-zero exit code 5" in containerd.ctr("tasks", "rm", "count").stderr
     containerd.ctr("containers", "rm", "count")
     remove(containerd, "a", "b")
     assert [] == containerd.leftovers()
@@ -134,9 +137,10 @@ def test_exec_outlives_containerd(containerd: Containerd) -> None:
 
 
 def test_events_flow_after_a_restart(containerd: Containerd) -> None:
-    """What happens after the restart is told in order, starting with the first event."""
-    containerd.run("c", "sleep", "1000", detach=True)
+    """What happens after the restart is told in order, from the first event on."""
     events = containerd.events()
+    containerd.run("c", "sleep", "1000", detach=True)
+    events.wait("/tasks/start", "c")
     containerd.kill()
     containerd.restart()
     containerd.exec("c", "true")
@@ -147,6 +151,8 @@ def test_events_flow_after_a_restart(containerd: Containerd) -> None:
 
     assert ("c", 137) == (exited.body["id"], exited.body["exit_status"])
     assert [
+        "/tasks/create",
+        "/tasks/start",
         "/tasks/exec-added",
         "/tasks/exec-started",
         "/tasks/exit",
@@ -166,7 +172,7 @@ def test_exit_while_containerd_is_down(containerd: Containerd) -> None:
 
     if containerd.release.key == "1.6":
         assert (pid, "STOPPED") == (containerd.tasks()["c"].pid, containerd.tasks()["c"].status)
-        assert 7 == containerd.ctr("tasks", "rm", "c", check=False).returncode
+        assert "non-zero exit code 7" in containerd.ctr("tasks", "rm", "c").stderr
     assert {} == containerd.tasks()
     wait_dead(shim)
     containerd.ctr("containers", "rm", "c")
@@ -178,19 +184,15 @@ def test_exit_while_containerd_is_down_is_told_to_whoever_comes(containerd: Cont
     containerd.run("c", "sh", "-c", GATE, detach=True)
     pid = containerd.task_pid("c")
     containerd.kill()
-    socket = Path(f"{containerd.address}.ttrpc")
-    socket.unlink()
     (containerd.bundle("c") / "rootfs/gate").touch()
     wait_dead(pid)
-    service = EventService(str(socket))
-    try:
-        exited = service.wait("/tasks/exit")
-    finally:
-        service.close()
+    with LoopThread() as thread, FakeContainerd(thread, Path(f"{containerd.address}.ttrpc")) as fake:
+        wait_until(lambda: fake.events, "the exit is told")
+    (exited,) = (event.message for event in fake.events)
 
+    assert isinstance(exited, TaskExit)
     assert ("c", "c", pid, 7) == (exited.container_id, exited.id, exited.pid, exited.exit_status)
     assert exited.exited_at.seconds > 0
-    assert ["/tasks/exit"] == [topic for topic, _ in service.events]
     containerd.restart()
     containerd.ctr("tasks", "rm", "c", check=False)
     containerd.ctr("containers", "rm", "c")
@@ -216,16 +218,17 @@ def test_second_restart(containerd: Containerd) -> None:
 
 def test_killed_shim_leaves_nothing(containerd: Containerd) -> None:
     """containerd's `delete` kills and removes all, and tells exit 137; the next start replaces the socket."""
+    events = containerd.events()
     containerd.run("c", "sleep", "1000", detach=True)
     containerd.ctr("tasks", "exec", "--detach", "--exec-id", "e", "c", "sleep", "1000")
-    events = containerd.events()
+    events.wait("/tasks/exec-started", "c")
     pid = containerd.task_pid("c")
     os.kill(shim_pid(containerd, "c"), signal.SIGKILL)
     exited = events.wait("/tasks/exit", "c", timeout_s=30)
     events.wait("/tasks/delete", "c", timeout_s=30)
 
     assert ("c", pid, 137) == (exited.body["id"], exited.body["pid"], exited.body["exit_status"])
-    assert ["/tasks/exit", "/tasks/delete"] == events.topics("c")
+    assert ["/tasks/exec-started", "/tasks/exit", "/tasks/delete"] == events.topics("c")[3:]
     assert {} == containerd.tasks()
     wait_until(lambda: containerd.leftovers(0) == [socket_line(containerd, "c")], "all but the socket is gone")
     containerd.ctr("containers", "rm", "c")
@@ -297,4 +300,33 @@ def test_killed_shim_ends_an_attached_run(containerd: Containerd) -> None:
 
     assert 0 != process.returncode
     wait_until(lambda: containerd.leftovers(0) == [socket_line(containerd, "c")], "all but the socket is gone")
-    assert "again\n" == containerd.run("c2", "echo", "again").stdout
+    assert "again\n" == containerd.run("c", "echo", "again").stdout
+
+
+def test_shim_killed_at_any_moment(containerd: Containerd) -> None:
+    """However far a container has come when its shim is killed, its client ends, and only a socket file is left."""
+    names = [f"c{number}" for number in range(10)]
+    for number, name in enumerate(names):
+        process = containerd.popen(*containerd.run_arguments(name, "sleep", "0.2"))
+        time.sleep(0.05 * number)
+        for daemon in daemons(containerd):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(daemon, signal.SIGKILL)
+        process.communicate(timeout=60)
+    sockets = {socket_line(containerd, name) for name in names}
+
+    assert {} == containerd.tasks()
+    wait_until(lambda: sockets.issuperset(containerd.leftovers(0)), f"nothing but {sockets} is left")
+    for name in names:
+        assert "again\n" == containerd.run(name, "echo", "again").stdout
+
+
+def daemons(containerd: Containerd) -> list[int]:
+    """Return the shim daemons that there are: all that runs this containerd's shim, and neither starts nor deletes."""
+    scope = containerd.scope()
+    return [
+        process.pid
+        for process in processes_of(scope)
+        if not {"start", "delete"} & set(process.arguments)
+        and any(Path(word).name in scope.shims for word in process.arguments[:2])
+    ]

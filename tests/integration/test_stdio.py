@@ -5,88 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import select
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 
 from shim.api.task_types_pb2 import RUNNING, STOPPED
 from shim.testing.containerd import Containerd
+from tests.integration.client import Fifo, Guests, TaskClient, descriptors, wait_until
 
-if TYPE_CHECKING:
-    from tests.integration.conftest import Guests, TaskClient
-
-Connect = Callable[[str], "TaskClient"]
+Connect = Callable[[str], TaskClient]
 Remove = Callable[[str], None]
-Until = Callable[[Callable[[], object], str], None]
 
 MIB: Final = 1 << 20
-
-
-@pytest.fixture
-def running(containerd: Containerd, name: str, remove: Remove) -> Iterator[str]:
-    """Return the id of a container that sleeps."""
-    containerd.run(name, "sleep", "1000", detach=True, options=["--null-io"])
-    yield name
-    remove(name)
-
-
-@pytest.fixture
-def task(running: str, connect: Connect) -> TaskClient:
-    """Return a connection to that container's shim."""
-    return connect(running)
-
-
-@pytest.fixture
-def fifo(tmp_path: Path) -> Iterator[Callable[[str], Fifo]]:
-    """Return a maker of fifos with a reader, as a client of containerd makes them."""
-    made: list[Fifo] = []
-
-    def make(name: str) -> Fifo:
-        made.append(Fifo(tmp_path / name))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
-
-
-class Fifo:
-    """A fifo for output, with its reading end open."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-        os.mkfifo(path)
-        self._fd: int | None = None
-        self.open()
-
-    def open(self) -> None:
-        """Begin to read; bytes wait in the fifo until `read` is called."""
-        self.close()
-        self._fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
-
-    def close(self) -> None:
-        """Stop reading, as a client that goes away does."""
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            os.close(fd)
-
-    def read(self, size: int = -1, timeout_s: float = 30.0) -> bytes:
-        """Read exactly `size` bytes, or up to the end."""
-        assert self._fd is not None
-        content = bytearray()
-        deadline = time.monotonic() + timeout_s
-        while len(content) != size:
-            assert select.select([self._fd], [], [], deadline - time.monotonic())[0], f"only {bytes(content[-200:])!r}"
-            chunk = os.read(self._fd, MIB if size < 0 else size - len(content))
-            if not chunk:
-                assert size < 0, f"the end came after {len(content)} bytes: {bytes(content[-200:])!r}"
-                break
-            content += chunk
-        return bytes(content)
 
 
 def digest(content: bytes) -> str:
@@ -99,30 +33,27 @@ def noise(size: int) -> bytes:
     return random.Random(size).randbytes(size)  # noqa: S311 - no secret
 
 
-def descriptors(pid: int) -> list[str]:
-    """Return what the descriptors of a process refer to."""
-    found = []
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            found.append(os.readlink(entry))
-        except FileNotFoundError:
-            continue
-    return sorted(found)
-
-
 # Input.
 
 
 def test_input_to_its_end(containerd: Containerd, name: str) -> None:
     """What ctr reads on its stdin reaches the container, and so does the end of it."""
-    result = containerd.run(name, "cat", input="one\ntwo\n")
+    arguments = containerd.run_arguments(name, "cat")
+    with containerd.popen(*arguments, stdin=subprocess.PIPE) as process:
+        # A ctr whose input ends before the container has been created never says so, whichever shim it talks to.
+        containerd.wait_status(name, "RUNNING", 30)
+        stdout, _ = process.communicate(b"one\ntwo\n", 30)
 
-    assert "one\ntwo\n" == result.stdout
+    assert (0, b"one\ntwo\n") == (process.returncode, stdout)
 
 
 def test_no_input(containerd: Containerd, name: str) -> None:
-    """Input that has ended before the container starts is an end of input there."""
-    assert "" == containerd.run(name, "cat").stdout
+    """An end of input without any input is one in the container too."""
+    with containerd.popen(*containerd.run_arguments(name, "cat"), stdin=subprocess.PIPE) as process:
+        containerd.wait_status(name, "RUNNING", 30)
+        stdout, _ = process.communicate(None, 30)
+
+    assert (0, b"") == (process.returncode, stdout)
 
 
 def test_input_of_exec(containerd: Containerd, running: str) -> None:
@@ -281,14 +212,17 @@ def test_slow_reader(containerd: Containerd, running: str, task: TaskClient, fif
 
 
 def test_reader_leaves_and_another_comes(
-    running: str, task: TaskClient, fifo: Callable[[str], Fifo], tmp_path: Path, until: Until
+    containerd: Containerd,
+    running: str,
+    task: TaskClient,
+    fifo: Callable[[str], Fifo],
+    tmp_path: Path,
 ) -> None:
     """While nobody reads, output waits; the process neither ends nor notices. So a containerd may restart."""
     stdin, stdout = tmp_path / "stdin", fifo("stdout")
     os.mkfifo(stdin)
-    command = "trap 'echo broken >&2; exit 1' PIPE; echo one; read line; echo two; echo three; read line; echo four"
-    task.exec("e", "sh", "-c", command, stdin=str(stdin), stdout=stdout.path, stderr=f"{tmp_path}/err")
-    (tmp_path / "err").touch()
+    command = "echo one && read line && echo two && echo three && touch /written && read line && echo four"
+    task.exec("e", "sh", "-c", command, stdin=str(stdin), stdout=stdout.path)
     task.start("e")
 
     assert b"one\n" == stdout.read(4)
@@ -296,8 +230,7 @@ def test_reader_leaves_and_another_comes(
     stdout.close()
     with stdin.open("wb", buffering=0) as client:
         client.write(b"\n")
-        # The second read blocks, so both lines are out by then.
-        until(lambda: "anon_pipe_read" in waits_in(task, "e") or "pipe" in waits_in(task, "e"), "it waits for input")
+        wait_until((containerd.bundle(running) / "rootfs" / "written").exists, "both lines have been written")
         stdout.open()
 
         assert b"two\nthree\n" == stdout.read(10)
@@ -307,13 +240,6 @@ def test_reader_leaves_and_another_comes(
     assert b"four\n" == stdout.read()
     assert 0 == task.wait("e").exit_status
     task.delete("e")
-
-    assert "" == (tmp_path / "err").read_text()
-
-
-def waits_in(task: TaskClient, exec_id: str) -> str:
-    """Return the kernel function that a process sleeps in."""
-    return Path(f"/proc/{task.state(exec_id).pid}/wchan").read_text()
 
 
 def test_detached_output_holds_up_nothing(containerd: Containerd, name: str, connect: Connect, remove: Remove) -> None:
@@ -346,14 +272,16 @@ def test_null_io(containerd: Containerd, name: str, connect: Connect, remove: Re
 
 def test_one_output_only(running: str, task: TaskClient, fifo: Callable[[str], Fifo]) -> None:
     """An output that was not asked for goes to /dev/null; the other one arrives."""
-    for number, which in enumerate(("stdout", "stderr")):
-        output = fifo(which)
-        task.exec(f"e{number}", "sh", "-c", "echo out && echo err >&2 && exit 7", **{which: output.path})
-        task.start(f"e{number}")
+    stdout, stderr = fifo("stdout"), fifo("stderr")
+    command = ("sh", "-c", "echo out && echo err >&2 && exit 7")
+    task.exec("e1", *command, stdout=stdout.path)
+    task.exec("e2", *command, stderr=stderr.path)
+    for exec_id, output, text in (("e1", stdout, b"out\n"), ("e2", stderr, b"err\n")):
+        task.start(exec_id)
 
-        assert {"stdout": b"out\n", "stderr": b"err\n"}[which] == output.read()
-        assert 7 == task.wait(f"e{number}").exit_status
-        task.delete(f"e{number}")
+        assert text == output.read()
+        assert 7 == task.wait(exec_id).exit_status
+        task.delete(exec_id)
 
 
 def test_file_log(containerd: Containerd, name: str, tmp_path: Path, remove: Remove, connect: Connect) -> None:

@@ -40,7 +40,7 @@ def test_parse_address(address: str, expected: tuple[int, str | bytes | tuple[in
 )
 def test_parse_address_names_what_it_refuses(address: str, expected: str) -> None:
     """Before any system call."""
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r"address") as caught:
         parse_address(address)
 
     assert expected == str(caught.value)

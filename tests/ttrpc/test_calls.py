@@ -183,6 +183,7 @@ def test_a_deadline_ends_a_wait(echo: EchoServer) -> None:
     with echo.raw() as peer:
         peer.send(request_frame(1, "Wait", timeout_ns=20_000_000))
         assert [(1, Response(4, "context deadline exceeded", b""))] == peer.read(1)
+        assert echo.waits[0].is_done
         echo.waits[0].resolve(BytesValue(value=b"late"))
         peer.send(request_frame(3, "Quick"))
 
@@ -296,6 +297,7 @@ def test_a_wait_whose_peer_has_gone_is_resolved_into_nothing(echo: EchoServer) -
         peer.send(request_frame(1, "Wait"))
         assert wait_until(lambda: len(echo.waits) == 1)
     assert wait_until(lambda: echo.contexts[0].is_cancelled)
+    assert wait_until(lambda: echo.waits[0].is_done)
     echo.waits[0].resolve(BytesValue(value=b"x"))
 
     assert [] == echo.faults

@@ -126,7 +126,7 @@ def test_a_reader_that_is_interrupted_hands_the_reading_on(echo: EchoServer) -> 
         with echo.connect() as client:
             main = threading.get_ident()
             threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGUSR1)).start()
-            others = [in_thread(lambda: (time.sleep(0.02), call(client, "Wait"))) for _ in range(2)]
+            others = [in_thread(lambda: wait_until(lambda: echo.waits) and call(client, "Wait")) for _ in range(2)]
             with pytest.raises(KeyboardInterrupt):
                 call(client, "Wait", timeout_s=None)
             assert wait_until(lambda: len(echo.waits) == 3)
@@ -201,5 +201,3 @@ def test_a_request_over_the_limit_is_refused_here(echo: EchoServer) -> None:
             call(client, "Quick", bytes(4 << 20))
 
         assert bytes((4 << 20) - overhead) == call(client, "Quick", bytes((4 << 20) - overhead))
-
-

@@ -118,7 +118,7 @@ def test_ids_end_and_never_start_over(client: ClientConnection) -> None:
     client._next_id = 0xFFFFFFFF  # two thousand million calls are too many for a test
 
     assert 0xFFFFFFFF == call(client)
-    with pytest.raises(LocalProtocolError, match="^stream ids of this connection are used up$"):
+    with pytest.raises(LocalProtocolError, match=r"^stream ids of this connection are used up$"):
         call(client)
     assert [0xFFFFFFFF] == [event.stream_id for event in client.receive_data(encode_frame(0xFFFFFFFF, 2, 0, b""))]
 

@@ -1,5 +1,6 @@
 """Envelopes: golden bytes, and the same meaning as protobuf's own code gives them."""
 
+import contextlib
 from typing import Final
 
 import pytest
@@ -12,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shim.ttrpc._envelope import (
-    DecodeError,
     Request,
     Response,
     decode_request,
@@ -21,6 +21,7 @@ from shim.ttrpc._envelope import (
     encode_request,
     encode_response,
 )
+from shim.ttrpc.wire import DecodeError
 from tests import strategies
 
 PAIRS: Final = (("k", "v1"), ("k", "v2"))
@@ -56,7 +57,7 @@ def _schema() -> tuple[type[Message], type[Message]]:
         for name, tag, kind, label, type_name in fields:
             built.field.add(name=name, number=tag, type=kind, label=label, type_name=type_name or None)
     pool = DescriptorPool()
-    pool.Add(file)  # type: ignore[no-untyped-call]
+    pool.Add(file)
     request, response = (GetMessageClass(pool.FindMessageTypeByName(f"ttrpc.{n}")) for n in ("Request", "Response"))
     return request, response
 
@@ -167,9 +168,9 @@ def test_decode_request_says_what_is_wrong(wire: str, expected: str) -> None:
 
 def test_decode_response_says_what_is_wrong() -> None:
     """In the status too."""
-    with pytest.raises(DecodeError, match="^status message is not valid UTF-8$"):
+    with pytest.raises(DecodeError, match=r"^status message is not valid UTF-8$"):
         decode_response(bytes.fromhex("0a031201ff"))
-    with pytest.raises(DecodeError, match="^unexpected end of message$"):
+    with pytest.raises(DecodeError, match=r"^unexpected end of message$"):
         decode_response(bytes.fromhex("0a0208"))
 
 
@@ -213,10 +214,8 @@ def test_responses_mean_the_same_to_protobuf(code: int, message: str, payload: b
 def test_garbage_is_a_decode_error_or_an_envelope(garbage: bytes) -> None:
     """Nothing else is ever raised, whatever a peer sends."""
     for decode in (decode_request, decode_response):
-        try:
+        with contextlib.suppress(DecodeError):
             decode(garbage)
-        except DecodeError as error:
-            assert str(error)
 
 
 @given(st.sampled_from(REQUESTS), st.data())

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import StringValue
 
 from shim.api import task_v2_pb2, task_v3_pb2
@@ -133,7 +134,7 @@ def test_the_same_service_twice_is_an_error() -> None:
 def test_decode_of_garbage_is_internal() -> None:
     """Go answers so too; the method is named for the caller."""
     method = Method("Echo", StringValue, StringValue, lambda _context, _request: None)
-    with pytest.raises(RpcError, match="^a.B/Echo: INTERNAL: ttrpc: error unmarshalling payload: ") as caught:
+    with pytest.raises(RpcError, match=r"^a\.B/Echo: INTERNAL: ttrpc: error unmarshalling payload: ") as caught:
         method.decode(b"\x0a\x05", "a.B")
 
     assert Code.INTERNAL == caught.value.code
@@ -155,14 +156,14 @@ def test_encode_of_something_else_is_internal(answer: object, named: str) -> Non
 
 def test_deferred_tells_who_asked_before_and_after() -> None:
     """Each callback runs once."""
-    deferred, told = Deferred(), []
+    deferred = Deferred()
+    told: list[tuple[str, Message | None]] = []
     deferred.on_done(lambda done: told.append(("before", done.result())))
-    assert not deferred.is_done
-
+    states = [deferred.is_done]
     deferred.resolve(StringValue(value="x"))
     deferred.on_done(lambda done: told.append(("after", done.result())))
 
-    assert deferred.is_done
+    assert [False, True] == [*states, deferred.is_done]
     assert [("before", StringValue(value="x")), ("after", StringValue(value="x"))] == told
 
 
@@ -179,10 +180,27 @@ def test_deferred_takes_the_first_end_only() -> None:
     assert Empty() == resolved.result()
 
 
+def test_an_abandoned_deferred_tells_who_would_answer_it() -> None:
+    """Once, and only while there was no answer; one that comes later is dropped."""
+    told: list[str] = []
+    abandoned, answered, unwatched = Deferred(), Deferred(), Deferred()
+    for deferred, name in (abandoned, "abandoned"), (answered, "answered"):
+        deferred.on_abandoned = lambda name=name: told.append(name)  # type: ignore[misc]
+        deferred.on_done(lambda _done, name=name: told.append(f"{name} done"))  # type: ignore[misc]
+    answered.resolve(Empty())
+    for deferred in (abandoned, abandoned, answered, unwatched):
+        deferred.abandon()
+    abandoned.resolve(Empty())
+
+    assert ["answered done", "abandoned"] == told
+    assert abandoned.is_done
+
+
 def test_deferred_ends_once_in_a_race() -> None:
     """Of many threads that resolve it, one wins, and the callback runs once."""
     for _ in range(20):
-        deferred, told = Deferred(), []
+        deferred = Deferred()
+        told: list[Message | None] = []
         deferred.on_done(lambda done, told=told: told.append(done.result()))  # type: ignore[misc]
         barrier = threading.Barrier(4)
 

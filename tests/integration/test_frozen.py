@@ -1,0 +1,309 @@
+"""The frozen binary in dist/: what is in it, what each action answers, and that nothing unpacked outlives it.
+
+By hand, without containerd; what starts a daemon runs in both ways of becoming one (fork and re-exec).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message_factory import GetMessageClass
+
+from shim import __version__, ttrpc
+from shim.api import runc_options_pb2, task_v2_pb2, task_v3_pb2, types_pb2
+from shim.runtime.daemon import UNPACK_MARKER
+from shim.ttrpc import Code, RpcError
+from tests.integration.byhand import RUNTIME_ID, Hand, find_program, finish, wait_gone
+from tests.integration.client import descriptors
+from tests.integration.conftest import PROJECT, SHIM, wait_until
+
+MAX_BYTES: Final = 14_000_000
+ROOMS: Final = ("engine", "host", "runtime", "ttrpc")
+# Never loaded by a daemon: they are for who asks, or for the build, and __main__ is the binary's own script.
+NOT_FROZEN: Final = {"shim.engine.__main__", "shim.ttrpc.aio", "shim.ttrpc.codegen", "shim.ttrpc.sync"}
+# The parts of libc and the loader, which every glibc system has.
+LIBC: Final = re.compile(r"(libc|libm|libdl|libpthread|librt|libutil)\.so\.\d+|ld-linux.*")
+
+
+@pytest.fixture(scope="session")
+def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the binary under test."""
+    return find_program("frozen", tmp_path_factory.mktemp("none"))
+
+
+@pytest.fixture(params=["fork", "reexec"])
+def hand(binary: Path, request: pytest.FixtureRequest) -> Iterator[Hand]:
+    """Return a hand to run the binary with; in the end nothing may be left of what it started or unpacked."""
+    hand = Hand(binary, request.param)
+    try:
+        yield hand
+    finally:
+        left = hand.close()
+
+    assert [] == left
+
+
+@pytest.fixture
+def plain(binary: Path) -> Iterator[Hand]:
+    """Return a hand for actions that leave no daemon."""
+    hand = Hand(binary)
+    try:
+        yield hand
+    finally:
+        left = hand.close()
+
+    assert [] == left
+
+
+# What is in it.
+
+
+def contents(binary: Path) -> tuple[dict[str, bytes], set[str]]:
+    """Return the files that the binary unpacks, and the names of the modules in its archive."""
+    from PyInstaller.archive.readers import CArchiveReader  # type: ignore[import-untyped]
+
+    archive = CArchiveReader(str(binary))
+    files = {name: archive.extract(name) for name, entry in archive.toc.items() if entry[-1] in {"b", "x"}}
+    return files, set(archive.open_embedded_archive("PYZ.pyz").toc)
+
+
+def needed(library: bytes) -> list[str]:
+    """Return the names of the libraries that an ELF file (64 bits, little-endian) is linked to."""
+    (sections,) = struct.unpack_from("<Q", library, 0x28)
+    size, count = struct.unpack_from("<HH", library, 0x3A)
+    headers = [struct.unpack_from("<IIQQQQII", library, sections + index * size) for index in range(count)]
+    ((_, _, _, _, start, length, strings, _),) = [header for header in headers if header[1] == 6]  # SHT_DYNAMIC
+    text = headers[strings][4]
+    entries = [struct.unpack_from("<QQ", library, start + offset) for offset in range(0, length, 16)]
+    offsets = [text + value for tag, value in entries if tag == 1]  # DT_NEEDED
+    return [library[offset : library.index(b"\0", offset)].decode() for offset in offsets]
+
+
+def test_binary_is_small(binary: Path) -> None:
+    """Each launch copies most of it, so its size is time."""
+    assert binary.stat().st_size <= MAX_BYTES
+
+
+def test_binary_has_every_module_of_a_shim(binary: Path) -> None:
+    """Whatever a room imports late, or by name, is there, although nobody saw it import that."""
+    _, modules = contents(binary)
+    files = [path for room in ROOMS for path in (PROJECT / "shim" / room).rglob("*.py")]
+    names = {".".join(path.relative_to(PROJECT).with_suffix("").parts) for path in files}
+
+    assert set() == {name.removesuffix(".__init__") for name in names} - NOT_FROZEN - modules
+
+
+def test_binary_needs_nothing_but_libc(binary: Path) -> None:
+    """Every other library that its libraries name is in it, so it runs where no C++ and no OpenSSL is installed."""
+    files, _ = contents(binary)
+    libraries = {name: needed(data) for name, data in files.items() if data.startswith(b"\x7fELF")}
+    there = {Path(name).name for name in files}
+    missing = {name: [each for each in names if each not in there] for name, names in libraries.items()}
+
+    assert {} == {name: names for name, each in missing.items() if (names := [n for n in each if not LIBC.match(n)])}
+
+
+# Actions that leave no daemon.
+
+
+def test_version_is_five_lines(plain: Hand) -> None:
+    """Scripts read them; the revision may be unknown."""
+    done = plain.run("-v")
+    lines = done.stdout.decode().split("\n")
+
+    assert (0, b"") == (done.returncode, done.stderr)
+    assert [f"{SHIM}:", f"  Version:  {__version__}"] == lines[:2]
+    assert re.fullmatch(r"  Revision: ([0-9a-f]{7,}(-dirty)?)?", lines[2])
+    assert re.fullmatch(r"  Python version: 3\.\d+\.\d+", lines[3])
+    assert ["", ""] == lines[4:]
+
+
+def test_info_is_a_runtime_info(plain: Hand) -> None:
+    """Without options on stdin it says who it is and what its OCI runtime can do."""
+    done = plain.run("-info")
+    info = types_pb2.RuntimeInfo.FromString(done.stdout)
+
+    assert (0, b"") == (done.returncode, done.stderr)
+    assert (RUNTIME_ID, __version__) == (info.name, info.version.version)
+    assert not info.HasField("options")
+
+
+def test_unknown_flag_is_refused_as_by_go(plain: Hand) -> None:
+    """Exit code 2, the complaint and the usage on stderr, nothing on stdout."""
+    done = plain.run("-nope")
+
+    assert (2, b"") == (done.returncode, done.stdout)
+    assert done.stderr.decode().startswith(f"flag provided but not defined: -nope\nUsage of {plain.program}:\n")
+
+
+def test_delete_of_a_container_that_never_was(plain: Hand) -> None:
+    """It was killed, as far as anybody can tell, and that is not worth a warning."""
+    answer = plain.delete("c1")
+
+    assert (0, 137) == (answer.pid, answer.exit_status)
+    assert answer.exited_at.seconds > 0
+
+
+@pytest.mark.parametrize("action", ["-v", "-info", "-nope", "delete", "start"])
+def test_action_leaves_nothing_unpacked(plain: Hand, action: str) -> None:
+    """The temporary folder is empty as soon as the process has ended, whether it succeeded or not."""
+    bundle = plain.bundle("c1")
+    if action == "start":
+        (bundle / "config.json").write_text("{")
+    done = plain.run(*(plain.arguments("c1", action) if action in ("delete", "start") else [action]), cwd=bundle)
+
+    assert (action in ("-nope", "start")) == bool(done.returncode)
+    assert [] == list(plain.tmp.iterdir())
+
+
+def test_unpacked_folder_has_our_marker(plain: Hand) -> None:
+    """Sweeping the folders of killed processes goes by it, so that another program's folder is never touched."""
+    process = plain.popen("-info")  # waits for its input
+    wait_until(lambda: list(plain.tmp.glob(f"_MEI*/{UNPACK_MARKER}")), "a folder with the marker")
+
+    assert 0 == finish(process).returncode
+
+
+def test_text_is_utf8_in_every_locale(plain: Hand) -> None:
+    """What systemd or an operator has set as locale changes no byte of a path."""
+    name = "gr\u00fc\u00dfe\u2028"
+    done = finish(plain.popen(f"-{name}", environment={"LC_ALL": "POSIX", "LANG": "de_DE.ISO-8859-1"}))
+
+    assert f"flag provided but not defined: -{name}".encode() == done.stderr.split(b"\n", 1)[0]
+
+
+# The daemon.
+
+
+def call_everything(client: ttrpc.Client) -> dict[str, Code]:
+    """Call every method of task v2 and v3 about a container that is not there, and return the codes.
+
+    Not Shutdown, which ends the daemon, nor Create, which would make the container.
+    """
+    codes = {}
+    for api in (task_v2_pb2, task_v3_pb2):
+        service = api.DESCRIPTOR.services_by_name["Task"]
+        for method in service.methods:
+            if method.name in ("Create", "Shutdown"):
+                continue
+            request = GetMessageClass(method.input_type)(id="c1")
+            try:
+                client.call(service.full_name, method.name, request, GetMessageClass(method.output_type), timeout_s=60)
+                codes[f"{service.full_name}/{method.name}"] = Code.OK
+            except RpcError as error:
+                codes[f"{service.full_name}/{method.name}"] = Code(error.code)
+    return codes
+
+
+def expected_codes() -> dict[str, Code]:
+    """Return what they must be: only Connect does not mind that there is no such container."""
+    services = [api.DESCRIPTOR.services_by_name["Task"] for api in (task_v2_pb2, task_v3_pb2)]
+    names = [f"{service.full_name}/{each.name}" for service in services for each in service.methods]
+    called = [name for name in names if not name.endswith(("/Create", "/Shutdown"))]
+    return {name: Code.OK if name.endswith("/Connect") else Code.NOT_FOUND for name in called}
+
+
+def test_daemon_answers_everything_without_its_files(hand: Hand) -> None:
+    """When `start` has ended and the daemon serves, nothing unpacked is there, and no method needs it."""
+    client = hand.serve("c1")
+    client.connect()
+    wait_until(lambda: list(hand.tmp.iterdir()) == [], "TMPDIR is empty")
+
+    with ttrpc.connect(client.address) as connection:
+        assert expected_codes() == call_everything(connection)
+
+
+def test_daemon_has_loaded_every_extension_module(hand: Hand, binary: Path) -> None:
+    """What is not loaded when the files go can never be: Python modules are read from the binary, these are not."""
+    files, _ = contents(binary)
+    pid = hand.serve("c1").connect().shim_pid
+    mapped = Path(f"/proc/{pid}/maps").read_text()
+
+    assert [] == [name for name in files if name.endswith(".so") and f"/{name} (deleted)" not in mapped]
+
+
+def test_daemon_survives_an_upgrade(hand: Hand, binary: Path, tmp_path: Path) -> None:
+    """Another file in the binary's place changes nothing for daemons that run, whatever they import from now on."""
+    hand.program = tmp_path / SHIM
+    shutil.copy2(binary, hand.program)
+    client = hand.serve("c1")
+    client.connect()
+    hand.program.unlink()
+    hand.program.write_bytes(b"\0" * binary.stat().st_size)
+
+    with ttrpc.connect(client.address) as connection:
+        assert expected_codes() == call_everything(connection)
+
+
+def test_daemon_runs_a_container(hand: Hand) -> None:
+    """The whole life of one, with options, statistics and events, after the files are gone."""
+    client = hand.serve("c1")
+    client.connect()
+    wait_until(lambda: list(hand.tmp.iterdir()) == [], "TMPDIR is empty")
+    pid = client.create(hand.create_request("c1"))
+
+    assert pid == client.start()
+    assert pid == client.state().pid
+    stats = client.call("Stats", task_v2_pb2.StatsRequest(id="c1"), task_v2_pb2.StatsResponse)
+    assert stats.stats.type_url.startswith("io.containerd.cgroups.")
+    assert 0 == client.run("e1", "/bin/true")
+    client.kill(signal.SIGKILL)
+    assert 137 == client.wait().exit_status
+    assert (pid, 137) == ((deleted := client.delete()).pid, deleted.exit_status)
+    wait_until(lambda: "/tasks/delete" in hand.events.topics("c1"), "the last event")
+
+
+def test_daemon_holds_nothing_of_start(hand: Hand) -> None:
+    """containerd reads start's output to its end, which comes only when nobody has it open."""
+    process = hand.popen_start("c1")
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    pipes = {f"pipe:[{os.fstat(pipe.fileno()).st_ino}]" for pipe in (process.stdin, process.stdout, process.stderr)}
+    finish(process)
+    opened = descriptors(hand.client("c1").connect().shim_pid)
+
+    assert set() == pipes & set(opened)
+    assert [] == [target for target in opened if "_MEI" in target]
+
+
+def test_daemon_shows_its_flags(hand: Hand) -> None:
+    """Operators find it in `ps` by namespace and id; it is not another `start`."""
+    pid = hand.serve("c1").connect().shim_pid
+    shown = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+
+    assert [b"-namespace", hand.namespace.encode(), b"-id", b"c1", b"-address"] == shown[1:6]
+    assert b"start" not in shown
+
+
+@pytest.mark.parametrize("end", ["shutdown", "sigkill"])
+def test_daemon_leaves_nothing_unpacked(hand: Hand, end: str) -> None:
+    """However it ends: what could be left is gone since it began to serve."""
+    client = hand.serve("c1")
+    pid = client.connect().shim_pid
+    if end == "shutdown":
+        client.call("Shutdown", task_v2_pb2.ShutdownRequest(id="c1"), Empty)
+    else:
+        os.kill(pid, signal.SIGKILL)
+        hand.socket_path("c1").unlink()  # as the next `start` would
+    wait_gone(pid)
+
+    wait_until(lambda: list(hand.tmp.iterdir()) == [], "TMPDIR is empty")
+
+
+def test_options_are_understood(hand: Hand) -> None:
+    """Runtime options on start's stdin are decoded with what the binary brings."""
+    options = runc_options_pb2.Options(no_new_keyring=True).SerializeToString()
+    any_message = b"\x0a\x1acontainerd.runc.v1.Options\x12" + bytes([len(options)]) + options
+    done = hand.start("c1", any_message)
+
+    assert (0, f"unix://{hand.socket_path('c1')}".encode(), b"") == (done.returncode, done.stdout, done.stderr)

@@ -1,0 +1,316 @@
+"""A whole shim as a program: exit codes and texts, both ways to a daemon, and what a failed start leaves behind.
+
+tests/integration/test_daemonize.py looks closer at the shim that ships.
+"""
+
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.wrappers_pb2 import StringValue
+
+from shim import __version__
+from shim.api.bootstrap_pb2 import BootstrapParams, BootstrapResult
+from shim.api.task_v2_pb2 import DeleteResponse
+from shim.api.types_pb2 import RuntimeInfo
+from shim.host.process import find_by_arguments
+from shim.runtime.address import socket_path
+from shim.ttrpc import Client, RpcError, connect
+from tests.fakes import PATIENCE_S, wait_until
+
+ROOT = Path(__file__).parent.parent.parent
+RUNTIME = "io.containerd.tiny.v1"
+Result = subprocess.CompletedProcess[bytes]
+
+
+class Home:
+    """A bundle with a log, and the shim run in it."""
+
+    def __init__(self, folder: Path, sockets: Path, spawn: str) -> None:
+        self.id = f"tiny-{secrets.token_hex(4)}"
+        self.bundle = folder / "bundle"
+        self.sockets = sockets
+        self.bundle.mkdir()
+        (self.bundle / "log").touch()
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "CONTAINERD_SHIM_SPAWN": spawn,
+            "TINY_SOCKETS": str(self.sockets),
+            "NOTIFY_SOCKET": "/run/notify",
+        }
+
+    def run(self, *arguments: str, stdin: bytes = b"", **environment: str) -> Result:
+        """Run the shim to its end."""
+        command = [sys.executable, "-m", "tests.runtime.tiny", *arguments]
+        env = {**self.environment, **environment}
+        return subprocess.run(command, cwd=self.bundle, env=env, input=stdin, capture_output=True, timeout=PATIENCE_S)
+
+    def start(self, *, stdin: bytes = b"", flags: tuple[str, ...] = (), **environment: str) -> Result:
+        """Run `start` as containerd does."""
+        named = ("-namespace", "n", "-address", "/a", "-publish-binary", "/b", "-id", self.id)
+        return self.run(*named, *flags, "start", stdin=stdin, **environment)
+
+    @property
+    def socket(self) -> Path:
+        """Where the daemon listens."""
+        return Path(socket_path("/a", "n", self.id, str(self.sockets)))
+
+    def daemons(self) -> list[int]:
+        """Return the pids of this container's daemons."""
+        return find_by_arguments("-id", self.id)
+
+    def log(self) -> str:
+        """Return what has been logged."""
+        return (self.bundle / "log").read_text()
+
+
+@pytest.fixture(params=["fork", "reexec"])
+def spawn(request: pytest.FixtureRequest) -> str:
+    """Each way to become a daemon."""
+    assert isinstance(request.param, str)
+    return request.param
+
+
+@pytest.fixture
+def sockets() -> Iterator[Path]:
+    """A folder with a path short enough for sockets named by a hash."""
+    with tempfile.TemporaryDirectory(prefix="tiny") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def home(tmp_path: Path, sockets: Path) -> Home:
+    """A shim that will not leave a daemon."""
+    return Home(tmp_path, sockets, "reexec")
+
+
+@pytest.fixture
+def nest(tmp_path: Path, sockets: Path, spawn: str) -> Iterator[Home]:
+    """A shim that may leave a daemon, which is ended here in good order."""
+    home = Home(tmp_path, sockets, spawn)
+    yield home
+    for pid in home.daemons():
+        os.kill(pid, signal.SIGTERM)
+    ended = wait_until(lambda: not home.daemons())
+    for pid in home.daemons():
+        os.kill(pid, signal.SIGKILL)
+
+    assert ended
+    assert [] == [*home.sockets.glob("*")]
+
+
+def tell(client: Client) -> dict[str, Any]:
+    """Return what the daemon tells about itself."""
+    answer = client.call("test.v1.Tiny", "Tell", Empty(), StringValue, timeout_s=PATIENCE_S)
+    facts: dict[str, Any] = json.loads(answer.value)
+    return facts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["-nope"], 2, "flag provided but not defined: -nope\nUsage of {program}:\n  -address string\n"),
+        (["-id"], 2, "flag needs an argument: -id\nUsage of {program}:\n"),
+        (["-debug=maybe"], 2, 'invalid boolean value "maybe" for -debug: parse error\nUsage of {program}:\n'),
+        (["-h"], 0, "Usage of {program}:\n  -address string\n"),
+        ([], 1, f"{RUNTIME}: shim namespace cannot be empty"),
+        (["start"], 1, f"{RUNTIME}: shim namespace cannot be empty"),
+        (["-namespace", "n", "start"], 1, f"{RUNTIME}: shim id cannot be empty"),
+        (["-namespace", "n", "delete"], 1, f"{RUNTIME}: shim id cannot be empty"),
+        (["-namespace", "n", "-id", "c"], 1, f"{RUNTIME}: descriptor 3 is no listening socket: Bad file descriptor"),
+        (["-namespace", "n", "x"], 1, f"{RUNTIME}: descriptor 3 is no listening socket: Bad file descriptor"),
+        (
+            ["-namespace", "n", "-socket", "/dev/null/s"],
+            1,
+            f"{RUNTIME}: create new shim socket: /dev/null: File exists",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_said_on_stderr(home: Home, arguments: list[str], code: int, text: str) -> None:
+    """With Go's exit codes; stdout stays empty."""
+    result = home.run(*arguments)
+
+    assert (code, b"") == (result.returncode, result.stdout)
+    assert result.stderr.decode().startswith(text.format(program=ROOT / "tests/runtime/tiny.py"))
+    assert code != 1 or b"\n" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("failure", "text"),
+    [("delete", "two lines"), ("open", "/nonexistent/file: No such file or directory")],
+)
+def test_a_failed_action_is_one_line(home: Home, failure: str, text: str) -> None:
+    """Whatever the error's own text."""
+    result = home.run("-namespace", "n", "-id", "c", "delete", TINY_FAIL=failure)
+
+    assert (1, b"", f"{RUNTIME}: {text}") == (result.returncode, result.stdout, result.stderr.decode())
+
+
+@pytest.mark.parametrize("flag", ["-v", "--version"])
+def test_version_needs_nothing_else(home: Home, flag: str) -> None:
+    """Five lines, the last one empty."""
+    result = home.run(flag, "-namespace", "")
+    version = ".".join(map(str, sys.version_info[:3]))
+
+    assert (0, b"") == (result.returncode, result.stderr)
+    assert (
+        f"tiny.py:\n  Version:  {__version__}\n  Revision: \n  Python version: {version}\n\n" == result.stdout.decode()
+    )
+
+
+def test_info_needs_no_options(home: Home) -> None:
+    """Nor a namespace."""
+    result = home.run("-info")
+
+    assert (0, b"") == (result.returncode, result.stderr)
+    assert RuntimeInfo(name=RUNTIME) == RuntimeInfo.FromString(result.stdout)
+
+
+def test_info_refuses_garbage(home: Home) -> None:
+    """containerd shows the text."""
+    result = home.run("-info", stdin=b"\xff")
+
+    assert (1, b"") == (result.returncode, result.stdout)
+    assert f"{RUNTIME}: stdin of -info is no google.protobuf.Any" == result.stderr.decode()
+
+
+def test_delete_answers_in_protobuf(home: Home) -> None:
+    """Even before anything was created."""
+    result = home.run("-namespace", "n", "-id", "c", "-bundle", str(home.bundle), "delete")
+    answer = DeleteResponse.FromString(result.stdout)
+
+    assert (0, b"") == (result.returncode, result.stderr)
+    assert (7, 137) == (answer.pid, answer.exit_status)
+
+
+def test_input_without_end_is_refused(home: Home) -> None:
+    """No containerd sends ten megabytes."""
+    result = home.start(stdin=bytes((10 << 20) + 1))
+
+    assert (1, f"{RUNTIME}: stdin has more than 10485760 bytes") == (result.returncode, result.stderr.decode())
+    assert [] == home.daemons()
+
+
+def test_start_leaves_a_daemon_that_serves(nest: Home) -> None:
+    """Its answer is the bare address, and nothing else is written anywhere."""
+    result = nest.start()
+
+    assert (0, b"") == (result.returncode, result.stderr)
+    assert f"unix://{nest.socket}" == result.stdout.decode() == (nest.bundle / "address").read_text()
+    with connect(result.stdout.decode()) as client:
+        facts = tell(client)
+    opened = facts["descriptors"]
+    assert [facts["pid"]] == nest.daemons() == [facts["group"]]
+    assert ["/dev/null", "/dev/null", str(nest.bundle / "log")] == [opened[number] for number in "012"]
+    assert f"containerd-shim-{nest.id}" == facts["environment"]["OTEL_SERVICE_NAME"]
+    assert facts["environment"].keys() >= {"PATH", "CONTAINERD_SHIM_SPAWN"}
+    assert ["-namespace", "n", "-id", nest.id, "-address", "/a"] == [word for word in facts["arguments"] if word][-6:]
+    assert not facts["debug"]
+    assert "" == nest.log()
+
+
+def test_start_answers_bootstrap_params_in_kind(nest: Home) -> None:
+    """With the socket where they say, debug output by their log level, and no address file."""
+    sockets = nest.sockets / "other"
+    params = BootstrapParams(instance_id=nest.id, namespace="n", log_level=-4, socket_dir=str(sockets))
+    result = nest.start(stdin=params.SerializeToString())
+    answer = BootstrapResult.FromString(result.stdout)
+
+    assert (0, b"") == (result.returncode, result.stderr)
+    assert (3, "ttrpc", f"unix://{sockets}/{nest.socket.name}") == (answer.version, answer.protocol, answer.address)
+    assert not (nest.bundle / "address").exists()
+    with connect(answer.address) as client:
+        assert tell(client)["debug"]
+    os.kill(nest.daemons()[0], signal.SIGTERM)
+    assert wait_until(lambda: not nest.daemons())
+    sockets.rmdir()
+    assert 'level=debug msg="serving api on socket"' in nest.log()
+
+
+def test_a_second_start_of_the_group_meets_the_first(nest: Home) -> None:
+    """No other daemon, the same answer, and a file for containerd 1.7 in the second bundle too."""
+    options = AnyMessage(type_url="a.B", value=b"x").SerializeToString()
+    first = nest.start(TINY_GROUP="g")
+    (nest.bundle / "address").unlink()
+    second = nest.start(TINY_GROUP="g", stdin=options)
+
+    assert first.stdout == second.stdout == (nest.bundle / "address").read_bytes()
+    assert 1 == len(nest.daemons())
+
+
+def test_a_start_that_fails_leaves_no_daemon_and_no_socket(nest: Home) -> None:
+    """Even when all but its last step has been done."""
+    (nest.bundle / "address").mkdir()
+    result = nest.start()
+
+    assert (1, b"") == (result.returncode, result.stdout)
+    assert re.fullmatch(rf"{RUNTIME}: .*/address: Is a directory", result.stderr.decode())
+    assert [] == nest.daemons()
+    assert not nest.socket.exists()
+
+
+def test_a_daemon_that_cannot_be_loaded_fails_its_start(home: Home) -> None:
+    """Where it is forked, `start` has loaded it and says why."""
+    result = home.start(TINY_FAIL="preload", CONTAINERD_SHIM_SPAWN="fork")
+
+    assert (1, b"") == (result.returncode, result.stdout)
+    assert f"{RUNTIME}: cannot load this" == result.stderr.decode()
+    assert [] == home.daemons()
+    assert not home.socket.exists()
+
+
+def test_shutdown_answers_and_then_ends_the_daemon(nest: Home) -> None:
+    """The socket is gone before the answer; callbacks run, one that fails is logged and stops no other."""
+    client = connect(nest.start().stdout.decode())
+    client.call("test.v1.Tiny", "Stop", Empty(), Empty, timeout_s=PATIENCE_S)
+
+    assert not nest.socket.exists()
+    assert wait_until(lambda: not nest.daemons())
+    assert re.search(
+        r'level=error msg="error in shutdown" error="ZeroDivisionError: [^\n]*\n.* msg="last words"', nest.log()
+    )
+    client.close()
+
+
+def test_a_bug_in_a_handler_is_logged_and_the_daemon_lives(nest: Home) -> None:
+    """The peer hears no more than its text."""
+    with connect(nest.start().stdout.decode()) as client:
+        with pytest.raises(RpcError) as caught:
+            client.call("test.v1.Tiny", "Fail", Empty(), Empty, timeout_s=PATIENCE_S)
+        assert tell(client)["pid"] in nest.daemons()
+
+    assert (2, "a bug") == (caught.value.code, caught.value.message)
+    assert 'level=error msg="error in test.v1.Tiny/Fail" error="ZeroDivisionError: a bug" trace="' in nest.log()
+    assert f" runtime={RUNTIME}\n" in nest.log()
+
+
+def test_a_daemon_may_bind_its_socket_itself(home: Home) -> None:
+    """In the foreground, for who debugs; a second one at the same place says whose it is."""
+    path = home.sockets / "own"
+    flags = ["-namespace", "n", "-id", home.id, "-socket", f"unix://{path}"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.runtime.tiny", *flags], cwd=home.bundle, env=home.environment
+    ) as daemon:
+        try:
+            assert wait_until(path.exists)
+            with connect(f"unix://{path}") as client:
+                assert daemon.pid == tell(client)["pid"]
+                second = home.run(*flags)
+                client.call("test.v1.Tiny", "Stop", Empty(), Empty, timeout_s=PATIENCE_S)
+        finally:
+            daemon.terminate()
+
+    assert 0 == daemon.returncode
+    assert (1, f"{RUNTIME}: socket {path} is served by another shim") == (second.returncode, second.stderr.decode())
