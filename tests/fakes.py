@@ -3,6 +3,7 @@
 Both are context managers that leave no thread and no descriptor behind.
 """
 
+import os
 import socket
 import threading
 import time
@@ -36,6 +37,11 @@ def wait_until(condition: Callable[[], object], timeout_s: float = PATIENCE_S) -
     return True
 
 
+def open_descriptors() -> list[int]:
+    """Return what this process has open, the one for looking excepted."""
+    return sorted(int(fd) for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}"))
+
+
 class LoopThread:
     """A loop that runs in a thread of its own; what its callbacks raise is kept in `errors`."""
 
@@ -66,6 +72,7 @@ class LoopThread:
 
         self.loop.call_soon(run)
         assert done.wait(PATIENCE_S), "the loop does not answer"
+        assert results, self.errors
         return results[0]
 
     def settle(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _imp
 import encodings
-import importlib.util
 import os
 import pkgutil
 import sys
@@ -107,14 +106,16 @@ def freeze(name: str, script: str, stand_ins: dict[str, str] | None = None) -> N
 
     `stand_ins` maps modules to files beside this one that are frozen under their names.
     """
-    if importlib.util.find_spec("google._upb._message") is None:
-        raise SystemExit("protobuf is installed without its C extension here, and a shim does not go without")
+    try:
+        from google._upb import _message  # noqa: F401
+    except ImportError:
+        raise SystemExit("protobuf is not installed here, or not with its C extension, which a shim needs") from None
     stand_ins = stand_ins or {}
     generated = Path(os.environ["SHIM_BUILD_FOLDER"]) / "generated"
     marker = generated / UNPACK_MARKER
     marker.touch()
-    # base_library.zip, which the interpreter reads before anything of ours runs, holds these alone; Python's other
-    # modules go where all modules go.
+    # The interpreter reads base_library.zip before anything of ours runs: so it has only what is needed by then, and
+    # the other modules of Python go where all modules go.
     compat.PY3_BASE_MODULES.clear()
     compat.PY3_BASE_MODULES.add("encodings")
     api.get_bootstrap_modules = _bootstrap_modules
@@ -127,7 +128,7 @@ def freeze(name: str, script: str, stand_ins: dict[str, str] | None = None) -> N
         datas=[(str(marker), ".")],
         optimize=2,
     )
-    # The interpreter brings these itself.
+    # Those that are compiled into the interpreter would never be read.
     modules = [entry for entry in analysis.pure if not _imp.is_frozen(entry[0])]
     modules += [(module, str(HERE / file), "PYMODULE-2") for module, file in stand_ins.items()]
     api.EXE(
@@ -135,7 +136,7 @@ def freeze(name: str, script: str, stand_ins: dict[str, str] | None = None) -> N
         [entry for entry in analysis.scripts if not entry[0].startswith("pyi_rth_")],
         _without_cpp(analysis.binaries),
         analysis.datas,
-        [("X utf8", "", "OPTION")],  # whatever the locale, which has no say in a daemon's file names
+        [("X utf8", "", "OPTION")],  # a locale has no say in a daemon's file names
         name=name,
         cdict=dict.fromkeys(("BINARY", "DATA", "EXTENSION", "PYMODULE", "PYSOURCE", "PYZ"), False),
         strip=True,
@@ -157,6 +158,7 @@ def _without_cpp(binaries: Toc) -> Toc:
 
     protobuf's extension names it as needed, but uses no symbol of it.  Should it ever, the import fails at once.
     """
-    (python,) = {name for name, _, _ in binaries if name.startswith("libpython")}
+    cpp = [name for name, _, _ in binaries if name.startswith("libstdc++.")]
+    python = next((name for name, _, _ in binaries if name.startswith("libpython")), "")
     kept = [entry for entry in binaries if not entry[0].startswith(("libstdc++.", "libgcc_s."))]
-    return [*kept, *((name, python, "SYMLINK") for name, _, _ in binaries if name.startswith("libstdc++."))]
+    return [*kept, *((name, python, "SYMLINK") for name in cpp)]

@@ -25,6 +25,7 @@ from shim.ttrpc.address import MAX_UNIX_PATH
 from shim.ttrpc.loop import Loop
 
 _NAME: Final = "pty.sock"
+_CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 # What the socket's path has below the temporary folder.
 _ROOM: Final = len("/pty0123456789ab/") + len(_NAME)
 
@@ -57,7 +58,8 @@ class ConsoleSocket:
             connection, _ = self._sock.accept()
             with connection:
                 connection.settimeout(timeout_s)
-                _, ancillary, _, _ = connection.recvmsg(4096, socket.CMSG_SPACE(4 * 4))
+                # Close-on-exec at once: other threads spawn runtimes meanwhile.
+                _, ancillary, _, _ = connection.recvmsg(4096, socket.CMSG_SPACE(4 * 4), _CLOSE_ON_EXEC)
         except OSError as error:
             raise StdioError(f"failed to retrieve console master: {error}") from None
         fds = array.array("i")
@@ -118,6 +120,8 @@ class Console:
             self._stdin.open(self._stdio.stdin)
         if self._stdio.stdout:
             self._output = open_output(self._stdio.stdout, time.monotonic() + OPEN_LIMIT_S)
+        else:  # nobody watches, but a pty that fills up would stop the process
+            self._output = (os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC),)
         self._socket = ConsoleSocket()
 
     def start(self) -> None:

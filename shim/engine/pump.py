@@ -43,6 +43,7 @@ class Pump:
         self._is_sink_broken = False
         self._held = b""
         self._watched: int | None = None
+        self._is_due = False
         self._timer: Timer | None = None
         self._is_ending = False
 
@@ -68,10 +69,14 @@ class Pump:
             done()
 
     def _stop_if_quiet(self) -> None:
-        if self._watched == self._source:
-            self.stop()
-        else:  # the reader is slow; its backlog is still to come
+        if self._watched != self._source:  # the reader is slow; its backlog is still to come
             self._set_timer(_TTY_GRACE_S, self._stop_if_quiet)
+            return
+        # Polling may be silent while the kernel's own worker is late on a busy machine; reading makes it hand over.
+        timer = self._timer
+        self._ready(READABLE)
+        if self._timer is timer:
+            self.stop()
 
     def _set_timer(self, delay_s: float, callback: Callable[[], None]) -> None:
         if self._timer is not None:
@@ -83,9 +88,22 @@ class Pump:
         if fd != self._watched:
             if self._watched is not None:
                 self._loop.unregister(self._watched)
-            if fd is not None:
-                self._loop.register(fd, events, self._ready)
-            self._watched = fd
+            self._watched = fd if fd is not None and self._can_watch(fd, events) else None
+
+    def _can_watch(self, fd: int, events: int) -> bool:
+        """Register a descriptor; what cannot be, a plain file or /dev/null, is ready at any time: go on soon."""
+        try:
+            self._loop.register(fd, events, self._ready)
+        except PermissionError:
+            if not self._is_due:
+                self._is_due = True
+                self._loop.call_soon(self._go_on)
+            return False
+        return True
+
+    def _go_on(self) -> None:
+        self._is_due = False
+        self._ready(READABLE)
 
     def _ready(self, _events: int) -> None:
         for _ in range(_ROUNDS):

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from shim.runtime.serve import Daemon
     from shim.ttrpc.service import Service
 
+# containerd gives the whole clean-up five seconds.
 _CREATE_END_S: Final = 2.0
+_KILL_END_S: Final = 0.5
 
 
 class RuncShim(Shim):
@@ -99,17 +101,22 @@ class RuncShim(Shim):
 
 
 def _end_unfinished_create(bundle: Bundle) -> None:
-    """Kill a `runc create` that has outlived its daemon, before it makes a container that nobody would know."""
-    deadline = time.monotonic() + _CREATE_END_S
+    """Let a `runc create` that has outlived its daemon come to its end, or kill it when it does not in time.
+
+    So it cannot make a container that nobody would know.  Killed half way it leaves a cgroup that its own `delete` does
+    not find (runc 1.1), hence the patience.
+    """
+    patience = time.monotonic() + _CREATE_END_S
     while pids := process.find_by_arguments("create", "--bundle", bundle.path):
-        for pid in pids:
+        late_s = time.monotonic() - patience
+        for pid in pids if late_s > 0 else ():
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        if time.monotonic() > deadline:
+        if late_s > _KILL_END_S:
             return
-        time.sleep(0.005)
+        time.sleep(0.01)
 
 
 def _warn(message: str, error: Exception) -> None:

@@ -201,9 +201,13 @@ class StdinHold:
         try:
             self._read = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             if stat.S_ISFIFO(os.fstat(self._read).st_mode):
+                # Taken even if a CloseIO came first (nerdctl#5042): a fifo that never had a writer has no end either.
+                hold = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
                 with self._lock:
-                    if not self._is_released:  # a CloseIO that came first counts (nerdctl#5042)
-                        self._hold = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                    is_kept = not self._is_released
+                    self._hold = hold if is_kept else None
+                if not is_kept:
+                    os.close(hold)
         except OSError as error:
             self.close()
             raise StdioError(f"failed to open stdin fifo {path}: {_reason(error)}") from None

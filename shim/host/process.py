@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 # What PyInstaller's bootloader sets for itself, and what must not change the meaning of an engine's own start.
 _FREEZER_PREFIX = "_PYI_"
@@ -82,11 +83,13 @@ def spawn(
     stderr: int | None = None,
     pass_fds: Mapping[int, int] | None = None,
     new_group: bool = False,
+    blocked: Collection[int] = (),
 ) -> int:
     """Start `file` and return its pid; somebody must reap it.
 
     A descriptor left None is /dev/null.  `pass_fds` maps a number in the child to a descriptor of ours; the numbers
-    must be above 2, and none of them may be among ours that are still to be passed.
+    must be above 2, and none of them may be among ours that are still to be passed.  Signals that are `blocked` wait
+    until the child wants them; its other signals are as the system has them.
 
     Raises:
         OSError: The file cannot be run; errno says why.
@@ -99,11 +102,10 @@ def spawn(
             actions.append((os.POSIX_SPAWN_DUP2, source, target))
     for target, source in (pass_fds or {}).items():
         actions.append((os.POSIX_SPAWN_DUP2, source, target))
-    if new_group:
-        return os.posix_spawn(
-            file, list(argv), dict(env), file_actions=actions, setpgroup=0, setsigmask=(), setsigdef=_DEFAULTS
-        )
-    return os.posix_spawn(file, list(argv), dict(env), file_actions=actions, setsigmask=(), setsigdef=_DEFAULTS)
+    call = partial(
+        os.posix_spawn, file, list(argv), dict(env), file_actions=actions, setsigmask=blocked, setsigdef=_DEFAULTS
+    )
+    return call(setpgroup=0) if new_group else call()
 
 
 def find_by_arguments(*words: str) -> list[int]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from shim.runtime.flags import Flags
 
 LISTEN_FD: Final = 3
+# Held back until the daemon can act on them: one that comes early must not end it with its socket left behind.
+HELD_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 SPAWN_VARIABLE: Final = "CONTAINERD_SHIM_SPAWN"
 # Present in each of our unpacked folders (build/spec puts it there), so that we never sweep another program's.
 UNPACK_MARKER: Final = "containerd-shim.marker"
@@ -42,7 +44,7 @@ def reexec(flags: Flags, bound: Bound) -> int:
         env["PYINSTALLER_RESET_ENVIRONMENT"] = "1"  # else the new bootloader takes itself for our child
     command = [*process.own_command(), *flags.daemon_arguments()]
     passed = {LISTEN_FD: bound.listener.fileno()}
-    return process.spawn(command[0], command, env, pass_fds=passed, new_group=True)
+    return process.spawn(command[0], command, env, pass_fds=passed, new_group=True, blocked=HELD_SIGNALS)
 
 
 def fork(flags: Flags, bound: Bound, serve: Callable[[], None]) -> int:
@@ -50,6 +52,7 @@ def fork(flags: Flags, bound: Bound, serve: Callable[[], None]) -> int:
 
     Safe only while this process has one thread, which is so in `start`.
     """
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
     pid = os.fork()
     if pid:
         return pid

@@ -12,6 +12,7 @@ import signal
 from typing import TYPE_CHECKING, Final
 
 from shim.host import libc
+from shim.runtime.daemon import HELD_SIGNALS
 from shim.runtime.logger import Logger
 from shim.runtime.publisher import Publisher
 from shim.runtime.reaper import Reaper
@@ -74,6 +75,7 @@ class Daemon:
         loop.on_signal(signal.SIGTERM, self.request_shutdown)
         loop.on_signal(signal.SIGINT, self.request_shutdown)
         loop.on_signal(signal.SIGUSR1, self.dump_stacks)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
         self.server = Server(
             loop,
             self.pool,

@@ -20,6 +20,7 @@ from shim.errors import EngineError, NotFoundError, ShimError
 from shim.runtime.reaper import ForegroundReaper
 from shim.ttrpc import Code
 from tests.fake_runc import FakeRunc
+from tests.fakes import open_descriptors
 
 
 @pytest.fixture
@@ -432,12 +433,12 @@ def test_run_captured_takes_much_in_and_out() -> None:
 
 def test_run_captured_leaves_no_descriptor(runc: Runc) -> None:
     """In success and in failure."""
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     run_captured(ForegroundReaper(), ["true"], b"x")
     with pytest.raises(FileNotFoundError):
         run_captured(ForegroundReaper(), ["no-such-program"], b"x")
 
-    assert before == os.listdir("/proc/self/fd")
+    assert before == open_descriptors()
 
 
 def test_exec_failure_of_a_program_that_is_there() -> None:

@@ -1,8 +1,8 @@
 """A shim run by hand: as containerd runs it, but without one, for what containerd would hide, repair or never do.
 
 A `Hand` has a temporary folder, a namespace, and an address of its own, at which it takes events in containerd's place.
-`close` ends its daemons by Shutdown, which only those without containers obey, and returns what is left; the fixtures
-of the tests assert that it is nothing.
+`close` ends its daemons by Shutdown, which only those without containers obey, and returns what is left; the fixture
+`hand` asserts that it is nothing. A module of tests takes over the fixtures and `pytest_generate_tests` by assignment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,6 +50,37 @@ def find_program(kind: str, folder: Path) -> Path:
     )
     script.chmod(0o755)
     return script
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test by hand for each kind of shim that is asked for."""
+    if "program" in metafunc.fixturenames:
+        kinds = metafunc.config.getoption("--shim").split(",")
+        metafunc.parametrize("program", kinds, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the shim under test."""
+    return find_program(request.param, tmp_path_factory.mktemp("unfrozen"))
+
+
+@pytest.fixture
+def spawn() -> str:
+    """Return how `start` shall make a daemon: as the shim itself likes it best, or `fork` or `reexec`."""
+    return ""
+
+
+@pytest.fixture
+def hand(program: Path, spawn: str) -> Iterator[Hand]:
+    """Return a hand to run the shim with; in the end nothing may be left of what it started."""
+    hand = Hand(program, spawn)
+    try:
+        yield hand
+    finally:
+        left = hand.close()
+
+    assert [] == left
 
 
 class Hand:
@@ -266,6 +297,13 @@ def finish(process: subprocess.Popen[bytes], stdin: bytes = b"") -> subprocess.C
             process.kill()
             raise
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def refusal(call: Callable[[], object]) -> tuple[int, str]:
+    """Return code and text of the status that a call ends with."""
+    with pytest.raises(ttrpc.RpcError) as caught:
+        call()
+    return caught.value.code, caught.value.message
 
 
 def wait_gone(pid: int) -> None:

@@ -14,7 +14,6 @@ import stat
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,8 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 
 from shim.api import bootstrap_pb2, runc_options_pb2
 from shim.testing.leftovers import processes, read_process
-from tests.integration.byhand import OPTIONS_TYPE, Hand, find_program, finish, wait_gone
+from tests.integration import byhand
+from tests.integration.byhand import OPTIONS_TYPE, Hand, finish, wait_gone
 from tests.integration.client import wait_until
 from tests.integration.conftest import SHIM
 
@@ -32,30 +32,13 @@ LEGACY_OPTIONS = AnyMessage(
 NOBODY = 65534
 
 
+program, hand = byhand.program, byhand.hand
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test for each kind of shim that is asked for and each way to become a daemon."""
-    if "program" in metafunc.fixturenames:
-        kinds = metafunc.config.getoption("--shim").split(",")
-        metafunc.parametrize("program", kinds, indirect=True, scope="session")
-        metafunc.parametrize("spawn", ["fork", "reexec"])
-
-
-@pytest.fixture(scope="session")
-def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the shim under test."""
-    return find_program(request.param, tmp_path_factory.mktemp("unfrozen"))
-
-
-@pytest.fixture
-def hand(program: Path, spawn: str) -> Iterator[Hand]:
-    """Return a hand to run the shim with; in the end nothing may be left of what it started."""
-    hand = Hand(program, spawn)
-    try:
-        yield hand
-    finally:
-        left = hand.close()
-
-    assert [] == left
+    byhand.pytest_generate_tests(metafunc)
+    metafunc.parametrize("spawn", ["fork", "reexec"])
 
 
 def params(hand: Hand, container: str, **fields: str) -> bytes:

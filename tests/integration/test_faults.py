@@ -9,46 +9,20 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import Message
 
 from shim.api import bootstrap_pb2, task_v2_pb2, types_pb2
 from shim.testing.containerd import Containerd
 from shim.testing.leftovers import ENGINE_STATE
-from shim.ttrpc import Code, RpcError
-from tests.integration.byhand import RUNTIME_ID, Hand, find_program, wait_gone
-from tests.integration.client import TaskClient, wait_until
+from shim.ttrpc import Code
+from tests.integration import byhand
+from tests.integration.byhand import RUNTIME_ID, Hand, refusal, wait_gone
+from tests.integration.client import wait_until
 
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test by hand for each kind of shim that is asked for."""
-    if "program" in metafunc.fixturenames:
-        kinds = metafunc.config.getoption("--shim").split(",")
-        metafunc.parametrize("program", kinds, indirect=True, scope="session")
-
-
-@pytest.fixture(scope="session")
-def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the shim under test."""
-    return find_program(request.param, tmp_path_factory.mktemp("unfrozen"))
-
-
-@pytest.fixture
-def hand(program: Path) -> Iterator[Hand]:
-    """Return a hand to run the shim with; in the end nothing may be left of what it started."""
-    hand = Hand(program)
-    try:
-        yield hand
-    finally:
-        left = hand.close()
-
-    assert [] == left
+pytest_generate_tests = byhand.pytest_generate_tests
+program, spawn, hand = byhand.program, byhand.spawn, byhand.hand
 
 
 def assert_fails(done: subprocess.CompletedProcess[bytes], code: int, *wanted: str) -> None:
@@ -60,13 +34,6 @@ def assert_fails(done: subprocess.CompletedProcess[bytes], code: int, *wanted: s
     assert 1 == len(text.splitlines())
     for word in wanted:
         assert word in text
-
-
-def refusal(call: Callable[[], object]) -> tuple[int, str]:
-    """Return code and text of the status that a call ends with."""
-    with pytest.raises(RpcError) as caught:
-        call()
-    return caught.value.code, caught.value.message
 
 
 def assert_no_trace(hand: Hand, container: str) -> None:
@@ -327,153 +294,3 @@ def test_create_with_an_unknown_scheme(hand: Hand) -> None:
 
     assert (Code.UNKNOWN, "failed to create init process I/O: unknown STDIO scheme gopher") == (code, text)
     assert_no_trace(hand, "c1")
-
-
-# Calls that make no sense.
-
-
-@pytest.fixture
-def running(hand: Hand) -> Iterator[TaskClient]:
-    """Return the client of a running container, which is killed and deleted afterwards if it is still there."""
-    client = hand.serve("c1")
-    client.create(hand.create_request("c1"))
-    client.start()
-    yield client
-    if client.connect().task_pid:
-        client.kill(signal.SIGKILL)
-        client.wait()
-        client.delete()
-
-
-def test_create_twice(running: TaskClient, hand: Hand) -> None:
-    """The second one is refused before it touches anything of the first."""
-    code, text = refusal(lambda: running.create(hand.create_request("c1")))
-
-    assert (Code.ALREADY_EXISTS, "container c1: already exists") == (code, text)
-    assert running.state().pid == int((hand.bundle("c1") / "init.pid").read_text())
-
-
-def test_start_twice(running: TaskClient) -> None:
-    """Go's text."""
-    assert (Code.UNKNOWN, "cannot start a running process") == refusal(running.start)
-
-
-def test_delete_of_a_running_container(running: TaskClient) -> None:
-    """Go's text; the container runs on."""
-    assert (Code.UNKNOWN, "cannot delete a running process") == refusal(running.delete)
-    assert running.run("e1", "true") == 0
-
-
-def test_exec_with_a_fifo_that_is_missing(running: TaskClient, hand: Hand) -> None:
-    """The fifo is named; who waits is released; no exit is told; the exec can be deleted and its id used again."""
-    path = f"{hand.folder}/nosuch"
-    running.exec("e1", "true", stdout=path)
-    code, text = refusal(lambda: running.start("e1"))
-
-    assert (Code.UNKNOWN, True) == (code, path in text and text.endswith("no such file or directory"))
-    assert 0 == running.wait("e1", timeout_s=20).exit_status
-    running.delete("e1")
-    assert 3 == running.run("e1", "sh", "-c", "exit 3")
-    assert 3 == hand.events.wait("/tasks/exit").exit_status
-
-
-@pytest.mark.parametrize("spec", [b"", b"{", b"[]", b"\0\xff"], ids=["empty", "cut-off", "list", "garbage"])
-def test_exec_whose_spec_is_no_process(running: TaskClient, spec: bytes) -> None:
-    """It is refused, and its id stays free."""
-    request = task_v2_pb2.ExecProcessRequest(id="c1", exec_id="e1", spec=AnyMessage(value=spec))
-    code, text = refusal(lambda: running.call("Exec", request, Empty))
-
-    assert (Code.INVALID_ARGUMENT, True) == (code, text.startswith("exec spec: "))
-    assert 0 == running.run("e1", "true")
-
-
-UNKNOWN_EXEC = {
-    "State": task_v2_pb2.StateRequest,
-    "Start": task_v2_pb2.StartRequest,
-    "Delete": task_v2_pb2.DeleteRequest,
-    "Kill": task_v2_pb2.KillRequest,
-    "Wait": task_v2_pb2.WaitRequest,
-    "CloseIO": task_v2_pb2.CloseIORequest,
-    "ResizePty": task_v2_pb2.ResizePtyRequest,
-}
-UNKNOWN_ID: dict[str, type[Message]] = {
-    **UNKNOWN_EXEC,
-    "Exec": task_v2_pb2.ExecProcessRequest,
-    "Pause": task_v2_pb2.PauseRequest,
-    "Resume": task_v2_pb2.ResumeRequest,
-    "Update": task_v2_pb2.UpdateTaskRequest,
-    "Checkpoint": task_v2_pb2.CheckpointTaskRequest,
-    "Pids": task_v2_pb2.PidsRequest,
-    "Stats": task_v2_pb2.StatsRequest,
-}
-
-
-def test_unknown_container(hand: Hand) -> None:
-    """Every call about it, of either version, answers NOT_FOUND with Go's text; Connect and Shutdown never fail."""
-    hand.serve("c1")
-    versions = [hand.client("c1", service=f"containerd.task.{version}.Task") for version in ("v2", "v3")]
-    for client in versions:
-        answers = {
-            method: refusal(lambda: client.call(method, request(id="ghost"), Empty))  # noqa: B023
-            for method, request in UNKNOWN_ID.items()
-        }
-
-        assert dict.fromkeys(UNKNOWN_ID, (Code.NOT_FOUND, "container not created: not found")) == answers
-        assert 0 == client.connect().task_pid
-    versions[0].shutdown()
-
-
-def test_unknown_exec(running: TaskClient) -> None:
-    """Every call about it answers NOT_FOUND and names it, in Go's words."""
-    answers = {
-        method: refusal(lambda: running.call(method, request(id="c1", exec_id="ghost"), Empty))  # noqa: B023
-        for method, request in UNKNOWN_EXEC.items()
-    }
-
-    assert dict.fromkeys(UNKNOWN_EXEC, (Code.NOT_FOUND, "process does not exist ghost: not found")) == answers
-
-
-def test_deletes_at_once(running: TaskClient, hand: Hand) -> None:
-    """One of them deletes the container, the others hear that it is gone."""
-    running.kill(signal.SIGKILL)
-    running.wait()
-    clients = [hand.client("c1") for _ in range(8)]
-
-    def delete(client: TaskClient) -> str:
-        try:
-            return f"deleted {client.delete().exit_status}"
-        except RpcError as error:
-            return f"refused {error.code}"
-
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(delete, clients))
-
-    assert ["deleted 137"] + [f"refused {Code.NOT_FOUND}"] * 7 == sorted(answers)
-
-
-# The `delete` action.
-
-
-def test_delete_action_after_the_shim_was_killed(hand: Hand) -> None:
-    """It kills and removes all, answers pid and 137, and may be repeated; the socket is for the next start."""
-    client = hand.serve("c1")
-    client.create(hand.create_request("c1"))
-    pid = client.start()
-    os.kill(client.connect().shim_pid, signal.SIGKILL)
-    first, second = hand.delete("c1"), hand.delete("c1")
-
-    assert [(pid, 137)] * 2 == [(each.pid, each.exit_status) for each in (first, second)]
-    assert first.exited_at.seconds > 0
-    wait_gone(pid)
-    assert [f"socket {hand.socket_path('c1')}"] == hand.leftovers(settle_s=1.0)
-    hand.serve("c1")
-
-
-@pytest.mark.parametrize("content", [None, "{", '{"binary_name": 7, "root": []}'], ids=["absent", "cut-off", "types"])
-def test_delete_action_with_nothing_to_delete(hand: Hand, content: str | None) -> None:
-    """It succeeds whatever the bundle holds: there may have been a reboot."""
-    if content is not None:
-        (hand.bundle("c1") / "options.json").write_text(content)
-        (hand.bundle("c1") / "runtime").write_text("no-runc")
-
-    assert (0, 137) == ((done := hand.delete("c1")).pid, done.exit_status)

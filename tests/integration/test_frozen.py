@@ -173,8 +173,8 @@ def test_unpacked_folder_has_our_marker(plain: Hand) -> None:
     assert 0 == finish(process).returncode
 
 
-def test_text_is_utf8_in_every_locale(plain: Hand) -> None:
-    """What systemd or an operator has set as locale changes no byte of a path."""
+def test_text_is_utf8_whatever_the_locale(plain: Hand) -> None:
+    """What systemd or an operator has set as locale changes no byte of a name."""
     name = "gr\u00fc\u00dfe\u2028"
     done = finish(plain.popen(f"-{name}", environment={"LC_ALL": "POSIX", "LANG": "de_DE.ISO-8859-1"}))
 

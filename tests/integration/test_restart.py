@@ -67,9 +67,15 @@ def wait_dead(*pids: int) -> None:
     wait_until(lambda: not any(read_process(pid) for pid in pids), f"the end of {pids}")
 
 
-def socket_line(containerd: Containerd, group: str) -> str:
-    """Return how `leftovers` names the socket of a shim."""
-    return f"socket {SOCKET_FOLDER / socket_name(containerd.address, containerd.namespace, group)}"
+def assert_only_sockets_left(containerd: Containerd, *groups: str) -> None:
+    """Wait until nothing is left but the sockets of killed shims; the next start replaces them."""
+    folder = SOCKET_FOLDER
+    sockets = {f"socket {folder / socket_name(containerd.address, containerd.namespace, group)}" for group in groups}
+    deadline = time.monotonic() + 20
+    while (left := set(containerd.leftovers(0)) - sockets) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+    assert set() == left, containerd.tail()
 
 
 # containerd dies.
@@ -230,7 +236,7 @@ def test_killed_shim_leaves_nothing(containerd: Containerd) -> None:
     assert ("c", pid, 137) == (exited.body["id"], exited.body["pid"], exited.body["exit_status"])
     assert ["/tasks/exec-started", "/tasks/exit", "/tasks/delete"] == events.topics("c")[3:]
     assert {} == containerd.tasks()
-    wait_until(lambda: containerd.leftovers(0) == [socket_line(containerd, "c")], "all but the socket is gone")
+    assert_only_sockets_left(containerd, "c")
     containerd.ctr("containers", "rm", "c")
     assert "again\n" == containerd.run("c", "echo", "again").stdout
     assert [] == containerd.leftovers()
@@ -251,7 +257,7 @@ def test_killed_shim_of_a_pod_leaves_nothing(containerd: Containerd) -> None:
 
         assert (pids[name], 137) == (exited.body["pid"], exited.body["exit_status"])
     assert {} == containerd.tasks()
-    wait_until(lambda: containerd.leftovers(0) == [socket_line(containerd, "pod")], "all but the socket is gone")
+    assert_only_sockets_left(containerd, "pod")
     containerd.ctr("containers", "rm", *names)
     assert "again\n" == containerd.run("c0", "echo", "again", options=options).stdout
     assert [] == containerd.leftovers()
@@ -285,7 +291,7 @@ def test_shim_killed_while_containerd_is_down(containerd: Containerd) -> None:
 
     assert {} == containerd.tasks()
     wait_dead(*pids)
-    wait_until(lambda: containerd.leftovers(0) == [socket_line(containerd, "pod")], "all but the socket is gone")
+    assert_only_sockets_left(containerd, "pod")
     containerd.ctr("containers", "rm", "a", "b")
     assert "again\n" == containerd.run("a", "echo", "again", options=["--annotation", f"{SANDBOX}=pod"]).stdout
 
@@ -299,7 +305,7 @@ def test_killed_shim_ends_an_attached_run(containerd: Containerd) -> None:
     process.communicate(timeout=60)
 
     assert 0 != process.returncode
-    wait_until(lambda: containerd.leftovers(0) == [socket_line(containerd, "c")], "all but the socket is gone")
+    assert_only_sockets_left(containerd, "c")
     assert "again\n" == containerd.run("c", "echo", "again").stdout
 
 
@@ -313,10 +319,9 @@ def test_shim_killed_at_any_moment(containerd: Containerd) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(daemon, signal.SIGKILL)
         process.communicate(timeout=60)
-    sockets = {socket_line(containerd, name) for name in names}
 
     assert {} == containerd.tasks()
-    wait_until(lambda: sockets.issuperset(containerd.leftovers(0)), f"nothing but {sockets} is left")
+    assert_only_sockets_left(containerd, *names)
     for name in names:
         assert "again\n" == containerd.run(name, "echo", "again").stdout
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from shim.ttrpc.loop import FAILED, READABLE, WRITABLE, Loop
+from tests.fakes import open_descriptors
 
 
 @pytest.fixture
@@ -229,9 +230,9 @@ def test_signals_run_on_the_loop() -> None:
 
 def test_close_gives_every_descriptor_back() -> None:
     """A daemon forked from a process with a loop must not carry it along."""
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     loop = Loop()
     loop.call_soon(lambda: None)
     loop.close()
 
-    assert before == os.listdir("/proc/self/fd")
+    assert before == open_descriptors()

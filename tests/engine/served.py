@@ -1,0 +1,178 @@
+"""pyrunc's daemon in a process of its own, on a fake runc, publishing to a fake containerd."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Final, Self
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.empty_pb2 import Empty
+
+from shim.api import task_v2_pb2
+from shim.api.runc_options_pb2 import Options
+from shim.ttrpc import Client, ConnectionClosedError, RpcError, connect
+from tests.engine.world import OWN_PIDS
+from tests.fake_runc import FakeRunc
+from tests.fakes import PATIENCE_S, FakeContainerd, LoopThread, wait_until
+
+ROOT: Final = Path(__file__).parent.parent.parent
+_EMPTY: Final = {"Kill", "Exec", "ResizePty", "CloseIO", "Pause", "Resume", "Update", "Checkpoint", "Shutdown"}
+_REQUESTS: Final = {
+    "Create": "CreateTask",
+    "Exec": "ExecProcess",
+    "Update": "UpdateTask",
+    "Checkpoint": "CheckpointTask",
+}
+_RESPONSES: Final = {"Create": "CreateTask"}
+
+
+class Served:
+    """The daemon and its surroundings; a context manager that leaves no process behind."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runc = FakeRunc(folder / "bin")
+        self.root = folder / "root"
+        self.log = self.bundle("first") / "log"
+        self.log.touch()
+        self.path = folder / "s"
+        self.thread = LoopThread()
+        self.containerd = FakeContainerd(self.thread, folder / "ttrpc")
+        self.containerd.start()
+        self.environment = {**os.environ, "PATH": self.runc.search_path, "PYTHONPATH": str(ROOT)}
+        self.environment["TTRPC_ADDRESS"] = self.containerd.path
+        self.process = subprocess.Popen(
+            [*self.command("s"), "-socket", str(self.path)], cwd=self.bundle("first"), env=self.environment
+        )
+        assert wait_until(lambda: self.path.exists() or self.process.poll() is not None)
+        self.client = self.connect()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.client.close()
+        self.process.kill()
+        self.process.wait()
+        for path in self.root.glob("ns/*/*"):
+            if path.name in ("pid", "execs"):
+                for pid in path.read_text().split():
+                    if self.is_alive(int(pid)):
+                        os.kill(int(pid), signal.SIGKILL)
+        self.containerd.stop()
+        self.thread.close()
+
+    def command(self, container: str) -> list[str]:
+        """Return the command line of the shim."""
+        flags = ["-namespace", "ns", "-address", "/a", "-publish-binary", "/b", "-id", container]
+        return [sys.executable, "-m", "shim.engine", *flags]
+
+    def is_alive(self, pid: int) -> bool:
+        """Say whether a process of ours runs: not another's that got its pid, and no zombie."""
+        try:
+            environ = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            return False
+        return os.fsencode(self.containerd.path) in environ
+
+    def connect(self) -> Client:
+        """Return another client of the daemon."""
+        return connect(f"unix://{self.path}", timeout_s=PATIENCE_S)
+
+    def bundle(self, container: str) -> Path:
+        """Return where a container's bundle is, made if need be."""
+        path = self.folder / container
+        path.mkdir(exist_ok=True)
+        return path
+
+    def call(
+        self,
+        method: str,
+        *,
+        api: ModuleType = task_v2_pb2,
+        client: Client | None = None,
+        timeout_s: float | None = PATIENCE_S,
+        **fields: Any,
+    ) -> Any:
+        """Call a method of the Task service."""
+        request = getattr(api, f"{_REQUESTS.get(method, method)}Request")(**fields)
+        response = Empty if method in _EMPTY else getattr(api, f"{_RESPONSES.get(method, method)}Response")
+        service = api.DESCRIPTOR.services_by_name["Task"].full_name
+        return (client or self.client).call(service, method, request, response, timeout_s=timeout_s)
+
+    def create(self, container: str, script: str, *, spec: str = OWN_PIDS, **fields: Any) -> int:
+        """Create a container whose init runs a shell script, and return its pid."""
+        bundle = self.bundle(container)
+        (bundle / "init.sh").write_text(f"{script}\n")
+        (bundle / "config.json").write_text(spec)
+        options = AnyMessage(
+            type_url="containerd.runc.v1.Options", value=Options(root=str(self.root)).SerializeToString()
+        )
+        fields = {"options": options, **fields}
+        pid: int = self.call("Create", id=container, bundle=str(bundle), **fields).pid
+        return pid
+
+    def run(self, container: str, script: str, **fields: Any) -> int:
+        """Create and start a container, and return its pid."""
+        pid = self.create(container, script, **fields)
+        self.call("Start", id=container)
+        return pid
+
+    def add_exec(self, container: str, name: str, script: str, **fields: Any) -> None:
+        """Register an exec that runs a shell script."""
+        (self.bundle(container) / f"{name}.sh").write_text(f"{script}\n")
+        self.call("Exec", id=container, exec_id=name, spec=AnyMessage(value=b'{"args": ["x"]}'), **fields)
+
+    def exec(self, container: str, name: str, script: str, **fields: Any) -> int:
+        """Run a shell script in a container, and return its pid."""
+        self.add_exec(container, name, script, **fields)
+        pid: int = self.call("Start", id=container, exec_id=name).pid
+        return pid
+
+    def events(self, container: str, count: int) -> list[str]:
+        """Wait for a container to have so many events, and return them as `topic` or `topic exec`."""
+        wait_until(lambda: len(self.containerd.of(container)) >= count)
+        told = []
+        for event in self.containerd.of(container):
+            name = getattr(event.message, "exec_id", "") or getattr(event.message, "id", "")
+            told.append(event.topic.removeprefix("/tasks/") + (f" {name}" if name not in ("", container) else ""))
+        return told
+
+    def fails(self, method: str, **fields: Any) -> tuple[int, str]:
+        """Call a method that fails, and return its status."""
+        try:
+            self.call(method, **fields)
+        except RpcError as error:
+            return error.code, error.message
+        raise AssertionError(f"{method} succeeded")
+
+    def later(self, method: str, **fields: Any) -> tuple[threading.Thread, list[Any]]:
+        """Call a method in a thread; its answer, or its error, comes into the list."""
+        answers: list[Any] = []
+
+        def run() -> None:
+            try:
+                answers.append(self.call(method, **fields))
+            except (RpcError, ConnectionClosedError) as error:
+                answers.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread, answers
+
+    def action(self, container: str, action: str) -> subprocess.CompletedProcess[bytes]:
+        """Run the shim's `delete`, say, in a container's bundle."""
+        return subprocess.run(
+            [*self.command(container), "-bundle", str(self.bundle(container)), action],
+            cwd=self.bundle(container),
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE_S,
+        )
