@@ -3,6 +3,7 @@
 Both are context managers that leave no thread and no descriptor behind.
 """
 
+import contextlib
 import os
 import socket
 import threading
@@ -17,7 +18,7 @@ from google.protobuf.message import Message
 
 from shim.api import events_pb2
 from shim.api.events_service_pb2 import ForwardRequest
-from shim.ttrpc import CallContext, Method, Server, Service
+from shim.ttrpc import CallContext, Client, Method, Server, Service, connect
 from shim.ttrpc.loop import Loop
 from shim.ttrpc.pool import WorkerPool
 
@@ -35,6 +36,19 @@ def wait_until(condition: Callable[[], object], timeout_s: float = PATIENCE_S) -
             return False
         time.sleep(0.002)
     return True
+
+
+def connect_soon(address: str) -> Client:
+    """Connect to a daemon that is about to listen."""
+    clients: list[Client] = []
+
+    def is_there() -> bool:
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            clients.append(connect(address, timeout_s=PATIENCE_S))
+        return bool(clients)
+
+    assert wait_until(is_there), f"nobody listens on {address}"
+    return clients[0]
 
 
 def open_descriptors() -> list[int]:

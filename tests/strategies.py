@@ -3,9 +3,13 @@
 from collections.abc import Sequence
 from typing import Final
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from shim.ttrpc import _frame
+
+# For properties whose examples cost much: the suite is to be run often.
+FEWER: Final = settings(max_examples=30)
 
 STREAM_IDS: Final = st.integers(0, _frame.MAX_STREAM_ID)
 KINDS: Final = st.sampled_from([0, _frame.REQUEST, _frame.RESPONSE, _frame.DATA, 4, 255])

@@ -17,7 +17,7 @@ from shim.api.runc_options_pb2 import Options
 from shim.ttrpc import Client, ConnectionClosedError, RpcError, connect
 from tests.engine.world import OWN_PIDS
 from tests.fake_runc import FakeRunc
-from tests.fakes import PATIENCE_S, FakeContainerd, LoopThread, wait_until
+from tests.fakes import PATIENCE_S, FakeContainerd, LoopThread, connect_soon, wait_until
 
 ROOT: Final = Path(__file__).parent.parent.parent
 _EMPTY: Final = {"Kill", "Exec", "ResizePty", "CloseIO", "Pause", "Resume", "Update", "Checkpoint", "Shutdown"}
@@ -48,16 +48,25 @@ class Served:
         self.process = subprocess.Popen(
             [*self.command("s"), "-socket", str(self.path)], cwd=self.bundle("first"), env=self.environment
         )
-        assert wait_until(lambda: self.path.exists() or self.process.poll() is not None)
-        self.client = self.connect()
+        self.client: Client | None = None
 
     def __enter__(self) -> Self:
+        try:
+            self.client = connect_soon(f"unix://{self.path}")
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.client.close()
+        self.close()
+
+    def close(self) -> None:
+        """End everything."""
+        if self.client is not None:
+            self.client.close()
         self.process.kill()
         self.process.wait()
         for path in self.root.glob("ns/*/*"):
@@ -104,7 +113,9 @@ class Served:
         request = getattr(api, f"{_REQUESTS.get(method, method)}Request")(**fields)
         response = Empty if method in _EMPTY else getattr(api, f"{_RESPONSES.get(method, method)}Response")
         service = api.DESCRIPTOR.services_by_name["Task"].full_name
-        return (client or self.client).call(service, method, request, response, timeout_s=timeout_s)
+        client = client or self.client
+        assert client is not None
+        return client.call(service, method, request, response, timeout_s=timeout_s)
 
     def create(self, container: str, script: str, *, spec: str = OWN_PIDS, **fields: Any) -> int:
         """Create a container whose init runs a shell script, and return its pid."""

@@ -151,7 +151,7 @@ def test_a_missing_pid_file_is_an_error_that_names_it(bundle: Bundle) -> None:
     assert f"failed to retrieve OCI runtime container pid: {expected}" == str(caught.value)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(content=st.binary(max_size=12))
 def test_any_files_are_read_or_refused(bundle: Bundle, content: bytes) -> None:
     """`delete` must come through whatever a crash has left."""

@@ -39,6 +39,11 @@ def send(path: str, fds: list[int], text: bytes = b"/dev/pts/9") -> None:
         sock.sendmsg([text], rights)
 
 
+def assert_true(value: bool) -> None:
+    """Assert in a callback."""
+    assert value
+
+
 class Pty:
     """A client's fifos, a console, and a process on the other end of its pty."""
 
@@ -235,7 +240,7 @@ def test_output_is_drained_at_the_exit(pty: Pty) -> None:
 def test_an_exit_before_the_copy_began_is_no_hang(pty: Pty, thread: LoopThread) -> None:
     """A short command may be over by the time its pty arrives."""
     gate = threading.Event()
-    thread.loop.call_soon(lambda: gate.wait(PATIENCE_S) and None)
+    thread.loop.call_soon(lambda: assert_true(gate.wait(PATIENCE_S)))
     pty.console.process_exited()
     pty.launch()
     os.write(pty.slave, b"short")

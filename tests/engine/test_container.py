@@ -101,7 +101,12 @@ def test_a_mount_that_fails_stops_create_at_once(world: World, monkeypatch: pyte
 def test_a_create_without_a_pid_fails(world: World) -> None:
     """The runtime said yes, but where is the container?"""
     container = world.container()
-    world.reaper.acts["create"] = lambda words: os.unlink(words[words.index("--pid-file") + 1]) or 0
+
+    def act(words: list[str]) -> int:
+        os.unlink(words[words.index("--pid-file") + 1])
+        return 0
+
+    world.reaper.acts["create"] = act
     with pytest.raises(BundleError, match="failed to retrieve OCI runtime container pid: open "):
         container.create((), lambda: None)
 
@@ -222,7 +227,12 @@ def test_state_says_pausing_while_it_is(world: World) -> None:
     """Without waiting for the runtime."""
     container = world.running()
     seen: list[State] = []
-    world.reaper.acts["pause"] = lambda _words: seen.append(container.init.state) or 0
+
+    def act(_words: list[str]) -> int:
+        seen.append(container.init.state)
+        return 0
+
+    world.reaper.acts["pause"] = act
     container.pause()
 
     assert [State.PAUSING] == seen
@@ -393,7 +403,7 @@ def test_state_and_kill_of_others_wait_for_no_runtime(world: World) -> None:
     world.reaper.exit(other.pid, 3)
     gate = threading.Event()
     world.reaper.acts["exec"] = lambda _words: 0 if gate.wait(PATIENCE_S) else 1
-    thread, errors = in_thread(lambda: world.exec(container) and None)
+    thread, errors = in_thread(lambda: world.exec(container))
     assert wait_until(lambda: world.reaper.calls[-1][0] == "exec" and len(container.execs()) == 2)
     start = time.monotonic()
     states = [container.init.state, container.process("e1").state]

@@ -197,7 +197,7 @@ def test_shared_pids_are_killed_before_the_exit_is_told(world: World) -> None:
     world.reaper.exit(container.init.pid, 7)
     assert [] == world.events() + world.commands()
 
-    world.reaper.acts["kill"] = lambda _words: world.reaper.exit(process.pid, 137) or 0
+    dies_during(world, "kill", process.pid, 137)
     world.run_jobs()
 
     assert ["kill --all"] == world.commands()
@@ -318,7 +318,7 @@ def check_order(events: list[tuple[str, ...]]) -> None:
     assert own == ["create", "start", "exit", "delete"][: len(own)]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(
     ends=st.permutations(range(4)),
     during=st.dictionaries(st.integers(1, 3), st.integers(0, 3), max_size=2),

@@ -89,7 +89,12 @@ def test_sixty_four_megabytes_come_through_intact(
         close(pipes, 1)
 
     writer = threading.Thread(target=write)
-    closer = threading.Thread(target=lambda: bench.is_done() and close(pipes, 3))
+
+    def end() -> None:
+        if bench.is_done():
+            close(pipes, 3)
+
+    closer = threading.Thread(target=end)
     for each in (writer, closer):
         each.start()
     received = read_all(pipes[2])

@@ -104,11 +104,13 @@ class Caller:
         return [topic for topic, _ in self.daemon.publisher.events]
 
 
-@pytest.fixture(params=[task_v2_pb2, task_v3_pb2], ids=["v2", "v3"])
+both_versions = pytest.mark.parametrize("caller", [task_v2_pb2, task_v3_pb2], ids=["v2", "v3"], indirect=True)
+
+
+@pytest.fixture
 def caller(request: pytest.FixtureRequest, tmp_path: Path, thread: LoopThread) -> Iterator[Caller]:
-    """A client of each version."""
-    caller = Caller(tmp_path, thread, request.param)
-    caller.daemon.reaper.acts = {}
+    """A client, of task v3 if not said otherwise."""
+    caller = Caller(tmp_path, thread, getattr(request, "param", task_v3_pb2))
     yield caller
     assert 0 == caller.daemon.reaper.windows
 
@@ -164,6 +166,7 @@ def test_every_state_of_a_process_has_a_status(caller: Caller) -> None:
     assert pid > FIRST_PID
 
 
+@both_versions
 def test_a_life_of_a_container(caller: Caller) -> None:
     """The answers of each step, and the events with what they carry."""
     bundle = caller.bundle()
@@ -192,6 +195,7 @@ def test_a_life_of_a_container(caller: Caller) -> None:
     assert (5, "container not created: not found") == caller.fails("state", id="c1")
 
 
+@both_versions
 def test_a_life_of_an_exec(caller: Caller) -> None:
     """No event of its deletion: that would be taken for the container's."""
     caller.run()
@@ -248,6 +252,7 @@ def test_an_unknown_exec_is_not_found(caller: Caller, method: str, name: str) ->
     assert (5, "process does not exist nope: not found") == caller.fails(method, name, id="c1", exec_id="nope")
 
 
+@both_versions
 def test_connect_and_shutdown_know_no_unknown_container(caller: Caller) -> None:
     """containerd asks before Create, and for its own checks."""
     unknown = caller.call("connect", id="nope")
@@ -306,6 +311,7 @@ def wait(caller: Caller, **fields: str) -> tuple[Deferred, list[Any]]:
     return deferred, answers
 
 
+@both_versions
 def test_wait_is_answered_with_the_exit(caller: Caller) -> None:
     """Before a start too, any number of times, and at once when it is over."""
     pid = caller.create().pid
@@ -399,6 +405,7 @@ def test_options_reach_the_runtime_and_the_bundle(caller: Caller) -> None:
     assert "crun" == (caller.folder / "c1" / "runtime").read_text()
 
 
+@both_versions
 def test_pids_name_the_execs(caller: Caller) -> None:
     """With the bare name of the type, as containerd compares it."""
     pid = caller.run()

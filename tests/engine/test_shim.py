@@ -150,15 +150,18 @@ def test_delete_warns_and_succeeds_whatever_is_wrong(
     assert said.err == "" or said.err.startswith('time="')
 
 
-def test_delete_ends_a_create_that_outlived_its_daemon(bundle: Bundle, fake: FakeRunc, tmp_path: Path) -> None:
-    """Before it makes a container that nobody would know."""
+@pytest.mark.parametrize(("script", "expected"), [("kill -STOP $$", -signal.SIGKILL), ("sleep 0.05; exit 7", 7)])
+def test_delete_lets_no_create_outlive_its_daemon(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, expected: int
+) -> None:
+    """It would make a container that nobody would know: it is waited for, but not for ever."""
+    monkeypatch.setattr("shim.engine.shim._CREATE_END_S", 0.3)
     bundle.write_options({"root": str(tmp_path / "root")}, "")
-    fake.before("create", "exec sleep 60")
     words = ["runc", "create", "--bundle", bundle.path, "--pid-file", bundle.file("init.pid"), "c1"]
-    with subprocess.Popen(["sh", "-c", "sleep 60; :", *words]) as creating:
+    with subprocess.Popen(["sh", "-c", f"{script}; :", *words]) as creating:
         deleted = pyrunc(RUNTIME_ID).delete(FLAGS)
 
-        assert -signal.SIGKILL == creating.wait(PATIENCE_S)
+        assert expected == creating.wait(PATIENCE_S)
     assert Deleted(0) == deleted
 
 

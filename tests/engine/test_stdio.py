@@ -37,7 +37,7 @@ class Client:
         self.folder = folder
         for name in ("in", "out", "err"):
             os.mkfifo(folder / name)
-        self.stdio = Stdio(*(str(folder / name) for name in ("in", "out", "err")))
+        self.stdio = Stdio(str(folder / "in"), str(folder / "out"), str(folder / "err"))
         self.streams = Streams(thread.loop, self.stdio)
         self.process = [-1, -1, -1]
 

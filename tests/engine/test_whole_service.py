@@ -16,7 +16,7 @@ import pytest
 
 from shim.api import events_pb2, task_types_pb2, task_v2_pb2, task_v3_pb2
 from shim.api.task_v2_pb2 import DeleteResponse
-from shim.ttrpc import ConnectionClosedError
+from shim.ttrpc import ConnectionClosedError, RpcError
 from shim.ttrpc._envelope import encode_request
 from shim.ttrpc._frame import REQUEST, encode_frame
 from tests.engine.served import Served
@@ -476,8 +476,11 @@ def test_the_daemon_knows_two_services_and_says_so(served: Served) -> None:
     connected = [served.call("Connect", api=api, id="x") for api in (task_v2_pb2, task_v3_pb2)]
 
     assert [served.process.pid] * 2 == [answer.shim_pid for answer in connected]
-    with pytest.raises(Exception, match=r"UNIMPLEMENTED: service containerd\.task\.v9\.Task"):
-        served.client.call_raw("containerd.task.v9.Task", "State", b"", timeout_s=PATIENCE_S)
+    with (
+        served.connect() as client,
+        pytest.raises(RpcError, match=r"UNIMPLEMENTED: service containerd\.task\.v9\.Task"),
+    ):
+        client.call_raw("containerd.task.v9.Task", "State", b"", timeout_s=PATIENCE_S)
 
 
 def test_shutdown_ends_the_daemon_once_it_is_empty(own: Served) -> None:

@@ -53,7 +53,8 @@ class FakeReaper(Reaper):
         if "--pid-file" in words:
             self._pid += 1
             Path(words[words.index("--pid-file") + 1]).write_text(str(self._pid))
-        status = self.acts.get(words[0], lambda _words: 0)(words)
+        act = self.acts.get(words[0])
+        status = act(words) if act is not None else 0
         if stdout is not None and self.output:
             os.write(stdout, self.output.encode())
         child = Child()
@@ -175,7 +176,7 @@ class World:
         return events
 
 
-def in_thread(function: Callable[[], None]) -> tuple[threading.Thread, list[BaseException]]:
+def in_thread(function: Callable[[], object]) -> tuple[threading.Thread, list[BaseException]]:
     """Start `function` in a thread; what it raises is found in the list."""
     errors: list[BaseException] = []
 

@@ -28,10 +28,17 @@ COUNT = "trap 'exit 5' TERM; i=0; while :; do echo $i; i=$((i+1)); usleep 20000;
 GATE = "while ! [ -e /gate ]; do usleep 20000; done; exit 7"
 
 
+class PatientContainerd(Containerd):
+    """A containerd that gives `delete` more than five seconds: several at once take that long on a busy machine."""
+
+    def _config(self) -> str:
+        return super()._config() + '[timeouts]\n"io.containerd.timeout.shim.cleanup" = "30s"\n'
+
+
 @pytest.fixture
 def containerd(release: Release, shim_folder: Path) -> Iterator[Containerd]:
     """Return a containerd to kill; in the end it must have left nothing behind."""
-    with Containerd(release, [shim_folder]) as running:
+    with PatientContainerd(release, [shim_folder]) as running:
         running.import_image()
         yield running
 

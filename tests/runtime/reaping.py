@@ -1,6 +1,6 @@
-"""What a reaper does, each in a process of its own, since it reaps every child: `python -m tests.runtime.reaping NAME`.
+"""What a reaper does, in processes of its own, since it reaps every child: `python -m tests.runtime.reaping FOLDER`.
 
-Each scenario asserts for itself; test_reaper.py runs them all.
+Each scenario runs in a fork and leaves its error output, empty if all is well, in a file of its name.
 """
 
 import os
@@ -8,11 +8,10 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
-
-import pytest
 
 from shim.host import libc
 from shim.runtime.reaper import Child, Exit, ForegroundReaper, Reaper
@@ -220,10 +219,13 @@ def what_cannot_be_started_says_why() -> None:
     """And leaves no child in the books."""
     reaper = Reaper()
     for spawner in (reaper, ForegroundReaper()):
-        with pytest.raises(FileNotFoundError) as caught:
+        told: list[str] = []
+        try:
             spawner.spawn(["no-such-program"])
+        except FileNotFoundError as error:
+            told.append(str(error))
 
-        assert "[Errno 2] executable file not found in $PATH: 'no-such-program'" == str(caught.value)
+        assert ["[Errno 2] executable file not found in $PATH: 'no-such-program'"] == told
     reaper.reap()
 
 
@@ -277,5 +279,24 @@ SCENARIOS: Final[list[Callable[[], None]]] = [
     the_foreground_waits_for_its_own_child,
 ]
 
+
+def run(scenario: Callable[[], None], folder: str) -> None:
+    """Run a scenario in a fork, and wait for its end."""
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        return
+    try:
+        with open(os.path.join(folder, scenario.__name__), "w") as file:
+            os.dup2(file.fileno(), 2)
+        scenario()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(0)
+
+
 if __name__ == "__main__":
-    {scenario.__name__: scenario for scenario in SCENARIOS}[sys.argv[1]]()
+    for each in SCENARIOS:
+        run(each, sys.argv[1])

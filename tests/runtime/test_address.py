@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from shim.errors import SocketError
 from shim.runtime import address
 from shim.runtime.address import Bound
+from tests import strategies
 
 
 @pytest.fixture
@@ -70,6 +71,7 @@ def go_join(*parts: str) -> str:
 PARTS = st.lists(st.sampled_from(["", ".", "..", "a", "b.c", "...", " "]), max_size=5).map("/".join)
 
 
+@strategies.FEWER
 @given(PARTS, PARTS, PARTS)
 def test_socket_path_joins_as_go_does(one: str, two: str, three: str) -> None:
     """Doubled slashes, dots, and parts that are empty: a group name may be."""

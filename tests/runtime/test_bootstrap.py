@@ -9,6 +9,7 @@ from shim.api import task_v2_pb2, task_v3_pb2
 from shim.api.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from shim.api.runc_options_pb2 import Options
 from shim.runtime.bootstrap import Bootstrap, read_bootstrap, write_answer, write_deleted
+from tests import strategies
 
 ADDRESS = "unix:///run/containerd/s/abc"
 
@@ -123,6 +124,7 @@ def test_any_input_is_understood_somehow(data: bytes) -> None:
     assert told.is_legacy or data
 
 
+@strategies.FEWER
 @given(st.text(max_size=10), st.text(max_size=10), st.text(max_size=10), st.text(max_size=10))
 def test_the_new_protocol_counts_only_for_its_own_container(
     instance_id: str, namespace: str, task_id: str, own: str

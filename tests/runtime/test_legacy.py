@@ -36,7 +36,7 @@ def test_the_file_is_replaced_in_one_step(tmp_path: Path) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    for _ in range(200):
+    for _ in range(40):
         for text in sorted(texts):
             write_address_file(str(tmp_path), text)
     stop.set()

@@ -27,7 +27,7 @@ from shim.api.types_pb2 import RuntimeInfo
 from shim.host.process import find_by_arguments
 from shim.runtime.address import socket_path
 from shim.ttrpc import Client, RpcError, connect
-from tests.fakes import PATIENCE_S, wait_until
+from tests.fakes import PATIENCE_S, connect_soon, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 RUNTIME = "io.containerd.tiny.v1"
@@ -224,7 +224,7 @@ def test_start_leaves_a_daemon_that_serves(nest: Home) -> None:
 def test_start_answers_bootstrap_params_in_kind(nest: Home) -> None:
     """With the socket where they say, debug output by their log level, and no address file."""
     sockets = nest.sockets / "other"
-    params = BootstrapParams(instance_id=nest.id, namespace="n", log_level=-4, socket_dir=str(sockets))
+    params = BootstrapParams(instance_id=nest.id, namespace="n", log_level="LOG_LEVEL_DEBUG", socket_dir=str(sockets))
     result = nest.start(stdin=params.SerializeToString())
     answer = BootstrapResult.FromString(result.stdout)
 
@@ -304,8 +304,7 @@ def test_a_daemon_may_bind_its_socket_itself(home: Home) -> None:
         [sys.executable, "-m", "tests.runtime.tiny", *flags], cwd=home.bundle, env=home.environment
     ) as daemon:
         try:
-            assert wait_until(path.exists)
-            with connect(f"unix://{path}") as client:
+            with connect_soon(f"unix://{path}") as client:
                 assert daemon.pid == tell(client)["pid"]
                 second = home.run(*flags)
                 client.call("test.v1.Tiny", "Stop", Empty(), Empty, timeout_s=PATIENCE_S)

@@ -3,20 +3,22 @@
 It tells about its process, and fails where TINY_FAIL says.  Legacy starts bind below TINY_SOCKETS.
 """
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Sequence
-
-from google.protobuf.empty_pb2 import Empty
-from google.protobuf.wrappers_pb2 import StringValue
+from typing import TYPE_CHECKING
 
 from shim.errors import EngineError
 from shim.runtime import address
 from shim.runtime.flags import Flags
 from shim.runtime.main import run
-from shim.runtime.serve import Daemon
 from shim.runtime.shim import Deleted, Shim
-from shim.ttrpc import CallContext, Method, Service
+
+if TYPE_CHECKING:
+    from shim.runtime.serve import Daemon
+    from shim.ttrpc import CallContext, Service
 
 
 class Tiny(Shim):
@@ -33,6 +35,10 @@ class Tiny(Shim):
 
     def services(self, daemon: Daemon) -> Sequence[Service]:
         """Return the one service."""
+        from google.protobuf.empty_pb2 import Empty
+        from google.protobuf.wrappers_pb2 import StringValue
+
+        from shim.ttrpc import Method, Service
 
         def tell(context: CallContext, request: Empty) -> StringValue:
             descriptors = {int(fd): os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")[:-1]}

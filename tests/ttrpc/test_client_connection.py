@@ -135,6 +135,7 @@ def test_garbage_never_raises(pieces: list[bytes]) -> None:
     assert len(calls) - len(ended) == client.active
 
 
+@strategies.FEWER
 @given(st.lists(st.tuples(st.integers(0, 12), strategies.KINDS, strategies.FLAGS, st.binary(max_size=20))), st.data())
 def test_any_frames_end_each_call_at_most_once(frames: list[FrameValues], data: st.DataObject) -> None:
     """The first frame for a call is its answer, whatever the frame is."""

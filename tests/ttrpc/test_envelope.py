@@ -181,6 +181,7 @@ def test_ten_thousand_metadata_entries_are_taken() -> None:
     assert pairs == decode_request(encode_request("s", "m", b"", 0, pairs)).metadata
 
 
+@strategies.FEWER
 @given(strategies.TEXTS, strategies.TEXTS, st.binary(max_size=40), strategies.INT64, strategies.METADATA)
 def test_requests_mean_the_same_to_protobuf(
     service: str, method: str, payload: bytes, timeout_ns: int, metadata: list[tuple[str, str]]
@@ -218,6 +219,7 @@ def test_garbage_is_a_decode_error_or_an_envelope(garbage: bytes) -> None:
             decode(garbage)
 
 
+@strategies.FEWER
 @given(st.sampled_from(REQUESTS), st.data())
 def test_a_damaged_request_is_a_decode_error_or_an_envelope(case: tuple[str, Request], data: st.DataObject) -> None:
     """Bit flips and cuts in what was right get further than garbage does."""

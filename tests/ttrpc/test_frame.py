@@ -136,6 +136,7 @@ def test_feed_drains_four_gigabytes_without_holding_them() -> None:
     assert [Frame(1, 1, 0, 0xFFFFFFFF, None), *TWO_FRAMES] == last
 
 
+@strategies.FEWER
 @given(st.lists(strategies.FRAMES, max_size=6), st.data())
 def test_feed_gives_back_what_was_encoded(values: list[FrameValues], data: st.DataObject) -> None:
     """Frames survive any cutting; those over the limit come out without a body."""
@@ -151,6 +152,7 @@ def test_feed_gives_back_what_was_encoded(values: list[FrameValues], data: st.Da
     assert reader.is_between_frames
 
 
+@strategies.FEWER
 @given(st.binary(max_size=200), st.data())
 def test_feed_of_garbage_depends_on_the_bytes_alone(garbage: bytes, data: st.DataObject) -> None:
     """Nothing raises, and the pieces that bytes come in change nothing."""

@@ -18,6 +18,7 @@ from shim.ttrpc._envelope import Response
 from shim.ttrpc._frame import DATA, HEADER, MAX_BODY, REQUEST, encode_frame
 from shim.ttrpc.server import peer_credentials, same_user
 from shim.ttrpc.service import Credentials
+from tests import strategies
 from tests.fakes import PATIENCE_S, open_descriptors, wait_until
 from tests.ttrpc.echo import SERVICE, EchoServer, call, request_frame
 
@@ -317,6 +318,7 @@ PIECES = st.one_of(
 )
 
 
+@strategies.FEWER
 @given(pieces=st.lists(PIECES, max_size=8))
 def test_whatever_bytes_come_the_server_lives(fuzzed: EchoServer, pieces: list[bytes]) -> None:
     """Another client is served while they are dealt with, and after."""

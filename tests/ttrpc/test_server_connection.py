@@ -212,6 +212,7 @@ def test_garbage_never_raises(pieces: list[bytes]) -> None:
         answers(server.data_to_send())
 
 
+@strategies.FEWER
 @given(st.lists(st.one_of(strategies.FRAMES, st.tuples(strategies.STREAM_IDS, st.just(1), st.just(0), st.just(CALL)))))
 def test_any_frames_never_raise(frames: list[FrameValues]) -> None:
     """Frames that are well formed but make no sense get further than garbage does."""
