@@ -131,6 +131,7 @@ def freeze(name: str, script: str, stand_ins: dict[str, str] | None = None) -> N
     # Those that are compiled into the interpreter would never be read.
     modules = [entry for entry in analysis.pure if not _imp.is_frozen(entry[0])]
     modules += [(module, str(HERE / file), "PYMODULE-2") for module, file in stand_ins.items()]
+    modules.append(("shim_extensions", str(_write_extensions(analysis.binaries, generated)), "PYMODULE-2"))
     api.EXE(
         api.PYZ(modules),
         [entry for entry in analysis.scripts if not entry[0].startswith("pyi_rth_")],
@@ -142,6 +143,15 @@ def freeze(name: str, script: str, stand_ins: dict[str, str] | None = None) -> N
         strip=True,
         upx=False,
     )
+
+
+def _write_extensions(binaries: Toc, folder: Path) -> Path:
+    """Write the module that loads every extension module there is in the binary."""
+    places = [name.rpartition("lib-dynload/")[2] for name, _, kind in binaries if kind == "EXTENSION"]
+    names = sorted(place.partition(".")[0].replace("/", ".") for place in places)
+    path = folder / "shim_extensions.py"
+    path.write_text("".join(f"import {name}\n" for name in names))
+    return path
 
 
 _pyinstallers_bootstrap: Final = api.get_bootstrap_modules

@@ -6,7 +6,6 @@ Spec: contract 7.5; 1.6 and 1.7 clients send `containerd.linux.runc.CreateOption
 
 from __future__ import annotations
 
-import tomllib
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from shim.api.runc_options_pb2 import Options
@@ -86,6 +85,8 @@ def _from_config(options: ConfigOptions) -> RuncOptions:
                 text = file.read()
         except OSError as error:
             raise InvalidArgumentError(f"open {where}: {error.strerror}: invalid argument") from None
+    import tomllib  # only CRI's tables for other runtimes need it; it comes from the binary itself, at any time
+
     try:
         table = tomllib.loads(text.decode())
     except ValueError as error:

@@ -6,7 +6,9 @@ Spec: contract 6.19; containerd api/events/task.proto.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from shim.api import events_pb2
 
@@ -14,6 +16,18 @@ if TYPE_CHECKING:
     from shim.engine.container import Container
     from shim.engine.process import Process
     from shim.runtime.publisher import Publisher
+
+
+# Go's zero time: what its clients take for "has not happened".
+_ZERO_SECONDS: Final = -62135596800
+
+
+def timestamp(at: float | None) -> Timestamp:
+    """Return seconds since the epoch as a message; None is Go's zero time."""
+    if at is None:
+        return Timestamp(seconds=_ZERO_SECONDS)
+    seconds, nanos = divmod(int(at * 1e9), 1_000_000_000)
+    return Timestamp(seconds=seconds, nanos=nanos)
 
 
 class TaskEvents:
@@ -78,4 +92,4 @@ def _fill_exit(event: events_pb2.TaskExit | events_pb2.TaskDelete, process: Proc
     exit_ = process.exit
     if exit_ is not None:
         event.exit_status = exit_.status
-        event.exited_at.FromNanoseconds(int(exit_.at * 1e9))
+        event.exited_at.CopyFrom(timestamp(exit_.at))

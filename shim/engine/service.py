@@ -13,7 +13,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from shim.api import cgroups_v1_pb2, cgroups_v2_pb2, task_types_pb2, task_v2_pb2, task_v3_pb2
 from shim.api.runc_options_pb2 import ProcessDetails
@@ -22,7 +21,7 @@ from shim.engine.container import Container, StdioOwner, Surroundings
 from shim.engine.containers import Containers
 from shim.engine.lifecycle import Lifecycle
 from shim.engine.options import RuncOptions, decode_options
-from shim.engine.publish import TaskEvents
+from shim.engine.publish import TaskEvents, timestamp
 from shim.engine.runc import DEFAULT_BINARY, DEFAULT_ROOT, Runc
 from shim.engine.stdio import Stdio
 from shim.engine.task import Act, State
@@ -50,16 +49,6 @@ _STATUS: Final = {
     State.DELETED: task_types_pb2.STOPPED,
     State.FAILED: task_types_pb2.CREATED,
 }
-# Go's zero time: what its clients take for "has not happened".
-_ZERO_SECONDS: Final = -62135596800
-
-
-def timestamp(at: float | None) -> Timestamp:
-    """Return seconds since the epoch as a message; None is Go's zero time."""
-    if at is None:
-        return Timestamp(seconds=_ZERO_SECONDS)
-    seconds, nanos = divmod(int(at * 1e9), 1_000_000_000)
-    return Timestamp(seconds=seconds, nanos=nanos)
 
 
 class TaskService:

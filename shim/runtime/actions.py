@@ -100,7 +100,6 @@ def _start(shim: Shim, flags: Flags) -> bytes:
 
 def _spawn(shim: Shim, flags: Flags, told: Bootstrap, bound: Bound) -> None:
     """Leave a daemon behind.  What it shall inherit is set on this process first, so that it never runs without."""
-
     from shim.host import cgroup, process
     from shim.runtime import daemon
 
@@ -117,13 +116,24 @@ def _spawn(shim: Shim, flags: Flags, told: Bootstrap, bound: Bound) -> None:
     if not daemon.should_fork():
         daemon.reexec(flags, bound)
         return
-    from shim.runtime.serve import Daemon
-
-    shim.preload()
     folder = process.unpacked_folder()
     if folder:
+        daemon.load_extensions()
         daemon.sweep_unpacked_folders(folder)
-    daemon.fork(flags, bound, lambda: Daemon(flags, shim.runtime_id, bound).serve(shim))
+    daemon.fork(flags, bound, lambda: _be_daemon(shim, flags, bound))
+
+
+def _be_daemon(shim: Shim, flags: Flags, bound: Bound, *, is_alone: bool = False) -> None:
+    """Serve; `is_alone` says that the unpacked folder and the bootloader belong to this process, not to a `start`."""
+    from shim.runtime import daemon
+
+    daemon.send_errors_to_log()
+    shim.preload()
+    from shim.runtime.serve import Daemon
+
+    if is_alone:
+        daemon.disown_unpacked_folder()
+    Daemon(flags, shim.runtime_id, bound).serve(shim)
 
 
 def _delete(shim: Shim, flags: Flags) -> bytes:
@@ -139,7 +149,6 @@ def _delete(shim: Shim, flags: Flags) -> bytes:
 
 def _serve(shim: Shim, flags: Flags) -> None:
     from shim.runtime import address, daemon
-    from shim.runtime.serve import Daemon
 
     if flags.socket:
         path = flags.socket.removeprefix("unix://")
@@ -148,8 +157,4 @@ def _serve(shim: Shim, flags: Flags) -> None:
             raise InvalidArgumentError(f"socket {path} is served by another shim")
     else:
         bound = address.adopt(daemon.LISTEN_FD)
-    shim.preload()
-    server = Daemon(flags, shim.runtime_id, bound)
-    if not flags.socket:
-        daemon.disown_unpacked_folder()
-    server.serve(shim)
+    _be_daemon(shim, flags, bound, is_alone=not flags.socket)

@@ -65,7 +65,7 @@ def fork(flags: Flags, bound: Bound, serve: Callable[[], None]) -> int:
         serve()
         status = 0
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # into the log, which is on descriptor 2 by now
+        sys.excepthook(*sys.exc_info())  # into the log, by send_errors_to_log
     finally:
         os._exit(status)  # nothing of `start` may run on in the daemon
 
@@ -79,6 +79,24 @@ def detach_stdio() -> None:
         os.close(null)
 
 
+def send_errors_to_log() -> None:
+    """Put the bundle's log on descriptor 2, so that whatever ends this daemon is told there."""
+    try:
+        fd = os.open("log", os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return  # a daemon by hand may have none
+    os.dup2(fd, 2)
+    os.close(fd)
+
+
+def load_extensions() -> None:
+    """Load all that a frozen shim has in its unpacked folder, which goes when `start` ends.
+
+    Python modules come from the binary itself and can wait, so the daemon imports them while `start` already ends.
+    """
+    import shim_extensions  # type: ignore[import-not-found]  # noqa: F401  (build/spec writes it)
+
+
 def disown_unpacked_folder() -> None:
     """Remove the folder that this frozen daemon was unpacked to, and end the bootloader that waits to do it.
 
@@ -88,6 +106,7 @@ def disown_unpacked_folder() -> None:
     folder = process.unpacked_folder()
     if folder is None:
         return
+    load_extensions()
     import shutil  # heavy, and needed nowhere else
 
     shutil.rmtree(folder, ignore_errors=True)

@@ -7,6 +7,7 @@ Spec: containerd pkg/shim/shim.go; contract section 2.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -29,6 +30,7 @@ def run(runtime_id: str, shim: Callable[[str], Shim], arguments: list[str] | Non
     wait until it is needed.  Exit codes: 0 success, 1 the action failed (one line on stderr says why), 2 the command
     line is wrong.
     """
+    gc.disable()  # nothing of a short process, nor of a daemon's imports, is garbage; the daemon enables it
     words = sys.argv[1:] if arguments is None else arguments
     try:
         flags = flags_module.parse(words)

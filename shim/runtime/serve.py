@@ -7,6 +7,7 @@ Ends at `request_shutdown` (the Shutdown call with no containers left) or SIGTER
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import signal
 from typing import TYPE_CHECKING, Final
@@ -40,9 +41,6 @@ class Daemon:
         self.runtime_id = runtime_id
         self.bundle = os.getcwd()
         self.logger = Logger.open("log", is_debug=flags.debug, runtime=runtime_id)
-        if self.logger.fd >= 0:
-            os.dup2(self.logger.fd, 2)  # a crash of the interpreter itself belongs there too
-            faulthandler.enable(file=2)
         self.loop = Loop(on_error=lambda error: self.logger.fault("error in the event loop", error))
         self.pool = WorkerPool(on_error=lambda error: self.logger.fault("error in a worker", error))
         self.reaper = Reaper()
@@ -71,6 +69,8 @@ class Daemon:
         """Serve until shutdown."""
         loop, logger = self.loop, self.logger
         libc.set_child_subreaper()
+        if self.logger.fd >= 0:
+            faulthandler.enable(file=self.logger.fd)
         loop.on_signal(signal.SIGCHLD, self.reaper.reap)
         loop.on_signal(signal.SIGTERM, self.request_shutdown)
         loop.on_signal(signal.SIGINT, self.request_shutdown)
@@ -85,6 +85,8 @@ class Daemon:
         )
         self.server.add_listener(self._bound.listener)
         os.chdir("/")  # the bundle that happened to be first goes away before the daemon does
+        gc.freeze()  # what is there by now stays: no collection needs to look at it
+        gc.enable()
         logger.debug("serving api on socket", socket=self._bound.path, pid=os.getpid())
         try:
             loop.run()

@@ -122,14 +122,10 @@ def tell(client: Client) -> dict[str, Any]:
     ("arguments", "code", "text"),
     [
         (["-nope"], 2, "flag provided but not defined: -nope\nUsage of {program}:\n  -address string\n"),
-        (["-id"], 2, "flag needs an argument: -id\nUsage of {program}:\n"),
-        (["-debug=maybe"], 2, 'invalid boolean value "maybe" for -debug: parse error\nUsage of {program}:\n'),
         (["-h"], 0, "Usage of {program}:\n  -address string\n"),
-        ([], 1, f"{RUNTIME}: shim namespace cannot be empty"),
         (["start"], 1, f"{RUNTIME}: shim namespace cannot be empty"),
         (["-namespace", "n", "start"], 1, f"{RUNTIME}: shim id cannot be empty"),
         (["-namespace", "n", "delete"], 1, f"{RUNTIME}: shim id cannot be empty"),
-        (["-namespace", "n", "-id", "c"], 1, f"{RUNTIME}: descriptor 3 is no listening socket: Bad file descriptor"),
         (["-namespace", "n", "x"], 1, f"{RUNTIME}: descriptor 3 is no listening socket: Bad file descriptor"),
         (
             ["-namespace", "n", "-socket", "/dev/null/s"],

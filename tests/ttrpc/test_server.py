@@ -227,7 +227,7 @@ def test_shutdown_answers_calls_in_flight_and_refuses_new_ones(echo: EchoServer)
     drained = threading.Event()
     with echo.raw() as peer, echo.raw() as idle:
         peer.send(request_frame(1, "Block"))
-        assert wait_until(lambda: echo.contexts)
+        assert wait_until(lambda: echo.contexts and echo.server.connections == 2)
         echo.thread.call(lambda: echo.server.shutdown(PATIENCE_S, drained.set))
         peer.send(request_frame(3, "Quick"))
 
@@ -259,6 +259,7 @@ def test_shutdown_without_calls_is_over_at_once(echo: EchoServer) -> None:
     """It calls back once, however much time passes."""
     drained: list[float] = []
     with echo.raw() as peer:
+        assert wait_until(lambda: echo.server.connections == 1)
         echo.thread.call(lambda: echo.server.shutdown(0.05, lambda: drained.append(time.monotonic())))
 
         assert peer.is_at_end()
