@@ -28,6 +28,14 @@ T = TypeVar("T")
 PATIENCE_S: Final = 15.0
 
 
+ROOT: Final = Path(__file__).parent.parent
+
+
+def python_path() -> str:
+    """Return a PYTHONPATH by which a child in another folder finds what this process finds."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
 def wait_until(condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> bool:
     """Wait for a condition to hold; False when it did not in time."""
     deadline = time.monotonic() + timeout_s

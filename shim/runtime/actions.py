@@ -128,12 +128,15 @@ def _be_daemon(shim: Shim, flags: Flags, bound: Bound, *, is_alone: bool = False
     from shim.runtime import daemon
 
     daemon.send_errors_to_log()
-    shim.preload()
-    from shim.runtime.serve import Daemon
+    try:
+        shim.preload()
+        from shim.runtime.serve import Daemon
 
-    if is_alone:
-        daemon.disown_unpacked_folder()
-    Daemon(flags, shim.runtime_id, bound).serve(shim)
+        if is_alone:
+            daemon.disown_unpacked_folder()
+        Daemon(flags, shim.runtime_id, bound).serve(shim)
+    finally:
+        bound.remove()
 
 
 def _delete(shim: Shim, flags: Flags) -> bytes:

@@ -88,10 +88,7 @@ class Daemon:
         gc.freeze()  # what is there by now stays: no collection needs to look at it
         gc.enable()
         logger.debug("serving api on socket", socket=self._bound.path, pid=os.getpid())
-        try:
-            loop.run()
-        finally:
-            self._bound.remove()
+        loop.run()
 
     def dump_stacks(self) -> None:
         """Write where every thread is into the log."""

@@ -17,9 +17,8 @@ from shim.api.runc_options_pb2 import Options
 from shim.ttrpc import Client, ConnectionClosedError, RpcError, connect
 from tests.engine.world import OWN_PIDS
 from tests.fake_runc import FakeRunc
-from tests.fakes import PATIENCE_S, FakeContainerd, LoopThread, connect_soon, wait_until
+from tests.fakes import PATIENCE_S, FakeContainerd, LoopThread, connect_soon, python_path, wait_until
 
-ROOT: Final = Path(__file__).parent.parent.parent
 _EMPTY: Final = {"Kill", "Exec", "ResizePty", "CloseIO", "Pause", "Resume", "Update", "Checkpoint", "Shutdown"}
 _REQUESTS: Final = {
     "Create": "CreateTask",
@@ -43,7 +42,7 @@ class Served:
         self.thread = LoopThread()
         self.containerd = FakeContainerd(self.thread, folder / "ttrpc")
         self.containerd.start()
-        self.environment = {**os.environ, "PATH": self.runc.search_path, "PYTHONPATH": str(ROOT)}
+        self.environment = {**os.environ, "PATH": self.runc.search_path, "PYTHONPATH": python_path()}
         self.environment["TTRPC_ADDRESS"] = self.containerd.path
         self.process = subprocess.Popen(
             [*self.command("s"), "-socket", str(self.path)], cwd=self.bundle("first"), env=self.environment

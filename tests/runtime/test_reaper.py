@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes import ROOT
 from tests.runtime.reaping import SCENARIOS
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
