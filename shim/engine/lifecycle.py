@@ -102,10 +102,10 @@ class Lifecycle:
             elif process.pid:
                 self._starting.pop(process.pid, None)
                 exit_ = window.exits.get(process.pid)
-                if exit_ is None:
-                    self._running[process.pid] = process
-                else:
+                if exit_ is not None:
                     self._ended(process, exit_)
+                elif not process.container.init_has_exited:
+                    self._running[process.pid] = process
 
     def _reaped(self, exit_: Exit) -> None:
         with self._lock:

@@ -171,11 +171,11 @@ def _fetch(suite: str, key: str) -> Release | str:
         if found is None:
             raise ReleaseError(f"package {PACKAGE} of Debian {suite} has the odd version {package_version!r}")
         version = found[1]
+        if key and not Release(version, scratch, suite).matches(key):
+            return version
         for release in _cached():
             if release.version == version:
                 return release
-        if key and not Release(version, scratch, suite).matches(key):
-            return version
         tree = scratch / "tree"
         _run(["dpkg-deb", "-x", str(apt.download(PACKAGE)), str(tree)], f"cannot unpack {PACKAGE} of Debian {suite}")
         folder = scratch / "release"

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from shim.api import events_pb2, task_types_pb2, task_v2_pb2, task_v3_pb2
 from shim.api.runc_options_pb2 import Options, ProcessDetails
-from shim.engine.service import INLINE, Engine, TaskService, exec_spec, timestamp
+from shim.engine.service import INLINE, Engine, TaskService, exec_spec
 from shim.engine.task import State
 from shim.errors import InvalidArgumentError, ShimError
 from shim.runtime.flags import Flags

@@ -17,11 +17,12 @@ from shim.engine.bundle import Bundle
 from shim.engine.info import FEATURES_TYPE, runtime_info
 from shim.engine.runc import ChildFds, Runc
 from shim.errors import BundleError, NotFoundError
+from shim.host.process import find_by_arguments
 from shim.runtime.flags import Flags
 from shim.runtime.reaper import ForegroundReaper
 from shim.runtime.shim import Deleted
 from tests.fake_runc import FakeRunc
-from tests.fakes import PATIENCE_S
+from tests.fakes import PATIENCE_S, wait_until
 
 FLAGS = Flags(namespace="ns", id="c1")
 
@@ -150,7 +151,7 @@ def test_delete_warns_and_succeeds_whatever_is_wrong(
     assert said.err == "" or said.err.startswith('time="')
 
 
-@pytest.mark.parametrize(("script", "expected"), [("kill -STOP $$", -signal.SIGKILL), ("sleep 0.05; exit 7", 7)])
+@pytest.mark.parametrize(("script", "expected"), [("kill -STOP $$", -signal.SIGKILL), ("sleep 0.1; exit 7", 7)])
 def test_delete_lets_no_create_outlive_its_daemon(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, expected: int
 ) -> None:
@@ -159,6 +160,7 @@ def test_delete_lets_no_create_outlive_its_daemon(
     bundle.write_options({"root": str(tmp_path / "root")}, "")
     words = ["runc", "create", "--bundle", bundle.path, "--pid-file", bundle.file("init.pid"), "c1"]
     with subprocess.Popen(["sh", "-c", f"{script}; :", *words]) as creating:
+        assert wait_until(lambda: find_by_arguments(*words))  # it has no arguments in the first moment of its life
         deleted = pyrunc(RUNTIME_ID).delete(FLAGS)
 
         assert expected == creating.wait(PATIENCE_S)
