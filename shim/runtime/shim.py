@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from shim.errors import UnimplementedError
+
 if TYPE_CHECKING:
     from shim.api.types_pb2 import RuntimeInfo
     from shim.runtime.flags import Flags
@@ -44,7 +46,7 @@ class Shim:
 
     def services(self, daemon: Daemon) -> Sequence[Service]:
         """Return what the daemon serves."""
-        raise NotImplementedError(f"{type(self).__name__} serves nothing: override services()")
+        raise UnimplementedError(f"{type(self).__name__} serves nothing: override services()")
 
     def delete(self, flags: Flags) -> Deleted:
         """Remove what a dead daemon left of container `flags.id`; must succeed when there is nothing."""
