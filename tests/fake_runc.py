@@ -72,7 +72,8 @@ exec)
     name=${pid_file##*/}
     name=${name%.pid}
     cat "$process" > "$bundle/$name.process"
-    sh "$bundle/$name.sh" <&3 3<&- &
+    # Not before this shell is gone: it would reap a child that ends at once, and runc does not.
+    (while kill -0 $$ 2> /dev/null; do sleep 0.002; done; exec sh "$bundle/$name.sh") <&3 3<&- &
     echo $! >> "$state/execs"
     printf %s $! > "$pid_file"
     ;;

@@ -2,117 +2,28 @@
 
 import json
 import os
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import Message
 
 from shim.api import events_pb2, task_types_pb2, task_v2_pb2, task_v3_pb2
 from shim.api.runc_options_pb2 import Options, ProcessDetails
-from shim.engine.service import INLINE, Engine, TaskService, exec_spec
+from shim.engine.publish import timestamp
+from shim.engine.service import INLINE, exec_spec
 from shim.engine.task import State
 from shim.errors import InvalidArgumentError, ShimError
-from shim.runtime.flags import Flags
-from shim.runtime.logger import Logger
-from shim.ttrpc.service import CallContext, Deferred
+from shim.ttrpc.service import Deferred
 from shim.ttrpc.status import status_of
-from tests.engine.world import FIRST_PID, OWN_PIDS, FakeReaper
-from tests.fakes import LoopThread
+from tests.engine.caller import Caller
+from tests.engine.world import FIRST_PID
 
 GO_ZERO = -62135596800
 
 
-class FakePublisher:
-    """Notes what is published."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, Message]] = []
-
-    def publish(self, topic: str, event: Message) -> None:
-        """Note it."""
-        self.events.append((topic, event))
-
-
-class FakeDaemon:
-    """What the engine uses of its process."""
-
-    def __init__(self, thread: LoopThread) -> None:
-        self.flags = Flags(namespace="ns", id="c1")
-        self.loop = thread.loop
-        self.reaper = FakeReaper()
-        self.publisher = FakePublisher()
-        self.logger = Logger()
-        self.pool = self
-        self.shutdowns = 0
-
-    def submit(self, job: Callable[[], None]) -> None:
-        """Run it elsewhere."""
-        threading.Thread(target=job).start()
-
-    def request_shutdown(self) -> None:
-        """Note it."""
-        self.shutdowns += 1
-
-
-class Caller:
-    """A client of one version of the service, without a connection in between."""
-
-    def __init__(self, folder: Path, thread: LoopThread, api: ModuleType) -> None:
-        self.folder = folder
-        self.daemon = FakeDaemon(thread)
-        self.engine = Engine(self.daemon)  # type: ignore[arg-type]
-        self.service = TaskService(self.engine, api)
-        self.api = api
-
-    def call(self, method: str, name: str = "", **fields: Any) -> Any:
-        """Call a method with a request made of `fields`."""
-        request = getattr(self.api, name or f"{method.title()}Request")(**fields)
-        return getattr(self.service, method)(CallContext(method), request)
-
-    def fails(self, method: str, name: str = "", **fields: Any) -> tuple[int, str]:
-        """Call a method that raises, and return the status that a client would get."""
-        with pytest.raises(ShimError) as caught:
-            self.call(method, name, **fields)
-        return status_of(caught.value)
-
-    def bundle(self, container: str = "c1", spec: str = OWN_PIDS) -> str:
-        """Make a bundle."""
-        path = self.folder / container
-        path.mkdir()
-        (path / "config.json").write_text(spec)
-        return str(path)
-
-    def create(self, container: str = "c1", **fields: Any) -> Any:
-        """Create a container."""
-        bundle = fields.pop("bundle", None) or self.bundle(container)
-        return self.call("create", "CreateTaskRequest", id=container, bundle=bundle, **fields)
-
-    def run(self, container: str = "c1") -> int:
-        """Create and start a container, and return its pid."""
-        pid: int = self.create(container).pid
-        self.call("start", id=container)
-        return pid
-
-    def topics(self) -> list[str]:
-        """Return the topics of what was published."""
-        return [topic for topic, _ in self.daemon.publisher.events]
-
-
 both_versions = pytest.mark.parametrize("caller", [task_v2_pb2, task_v3_pb2], ids=["v2", "v3"], indirect=True)
-
-
-@pytest.fixture
-def caller(request: pytest.FixtureRequest, tmp_path: Path, thread: LoopThread) -> Iterator[Caller]:
-    """A client, of task v3 if not said otherwise."""
-    caller = Caller(tmp_path, thread, getattr(request, "param", task_v3_pb2))
-    yield caller
-    assert 0 == caller.daemon.reaper.windows
 
 
 def test_timestamp_of_nothing_is_gos_zero_time() -> None:

@@ -151,12 +151,14 @@ def test_delete_warns_and_succeeds_whatever_is_wrong(
     assert said.err == "" or said.err.startswith('time="')
 
 
-@pytest.mark.parametrize(("script", "expected"), [("kill -STOP $$", -signal.SIGKILL), ("sleep 0.1; exit 7", 7)])
+@pytest.mark.parametrize(
+    ("script", "patience_s", "expected"), [("kill -STOP $$", 0.1, -signal.SIGKILL), ("sleep 0.1; exit 7", 10.0, 7)]
+)
 def test_delete_lets_no_create_outlive_its_daemon(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, expected: int
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, patience_s: float, expected: int
 ) -> None:
     """It would make a container that nobody would know: it is waited for, but not for ever."""
-    monkeypatch.setattr("shim.engine.shim._CREATE_END_S", 0.3)
+    monkeypatch.setattr("shim.engine.shim._CREATE_END_S", patience_s)
     bundle.write_options({"root": str(tmp_path / "root")}, "")
     words = ["runc", "create", "--bundle", bundle.path, "--pid-file", bundle.file("init.pid"), "c1"]
     with subprocess.Popen(["sh", "-c", f"{script}; :", *words]) as creating:

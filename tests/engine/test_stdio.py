@@ -19,15 +19,20 @@ from tests.fakes import PATIENCE_S, LoopThread, open_descriptors, wait_until
 MODULE = "shim.engine.stdio"
 
 
-def read_soon(fd: int, size: int = 65536) -> bytes | None:
-    """Read from a non-blocking descriptor; None when nothing came for a moment."""
-    deadline = time.monotonic() + 0.1
+def read_soon(fd: int, patience_s: float = PATIENCE_S) -> bytes | None:
+    """Read from a non-blocking descriptor; None when nothing came."""
+    deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         try:
-            return os.read(fd, size)
+            return os.read(fd, 65536)
         except BlockingIOError:
             time.sleep(0.002)
     return None
+
+
+def read_nothing(fd: int) -> bytes | None:
+    """Read what should not come."""
+    return read_soon(fd, 0.05)
 
 
 class Client:
@@ -120,7 +125,7 @@ def test_output_goes_to_its_own_fifo_and_ends_with_the_process(client: Client) -
     os.write(client.process[1], b"to out")
     os.write(client.process[2], b"to err")
     got = read_soon(out), read_soon(err)
-    nothing = read_soon(out)
+    nothing = read_nothing(out)
     client.streams.process_exited()
     before = client.streams.wait_drained(0.05)
     client.end(1, 2)
@@ -197,13 +202,13 @@ def test_input_ends_only_after_close_io_and_the_last_writer(client: Client) -> N
     os.write(first, b"one")
     got = [read_soon(stdin)]
     os.close(first)
-    got.append(read_soon(stdin))
+    got.append(read_nothing(stdin))
     second = client.writer()
     client.streams.close_stdin()
     client.streams.close_stdin()
     os.write(second, b"two")
     got.append(read_soon(stdin))
-    got.append(read_soon(stdin))
+    got.append(read_nothing(stdin))
     os.close(second)
     got.append(read_soon(stdin))
     for fd in (out, err):
@@ -249,7 +254,7 @@ def test_close_io_before_there_is_stdio_is_remembered(client: Client, world: Wor
     process = Process(world.container(), "e1", client.stdio, b"{}")
     process.close_stdin()
     client.launch()
-    before = read_soon(client.process[0])
+    before = read_nothing(client.process[0])
     process.attach(client.streams)
     after = read_soon(client.process[0])
     for fd in (out, err):

@@ -234,6 +234,7 @@ def test_start_answers_bootstrap_params_in_kind(nest: Home) -> None:
     assert 'level=debug msg="serving api on socket"' in nest.log()
 
 
+@pytest.mark.parametrize("spawn", ["reexec"], indirect=True)
 def test_a_second_start_of_the_group_meets_the_first(nest: Home) -> None:
     """No other daemon, the same answer, and a file for containerd 1.7 in the second bundle too."""
     options = AnyMessage(type_url="a.B", value=b"x").SerializeToString()
@@ -279,6 +280,7 @@ def test_shutdown_answers_and_then_ends_the_daemon(nest: Home) -> None:
     client.close()
 
 
+@pytest.mark.parametrize("spawn", ["reexec"], indirect=True)
 def test_a_bug_in_a_handler_is_logged_and_the_daemon_lives(nest: Home) -> None:
     """The peer hears no more than its text."""
     with connect(nest.start().stdout.decode()) as client:

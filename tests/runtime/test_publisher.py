@@ -168,12 +168,12 @@ def test_a_refused_event_is_dropped(
     assert 2 == text.count('level=error msg="containerd refused an event" topic=/bad error="envelope is bad"\n')
 
 
-@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED])
+@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.UNKNOWN])
 def test_an_event_that_failed_is_tried_again(
     thread: LoopThread, containerd: FakeContainerd, publisher: Publisher, code: Code, tmp_path: Path
 ) -> None:
     """Before any later one; the log tells once."""
-    failures = [RpcError(code, "not now")] * 3
+    failures = [RpcError(code, "not now")] * 2
 
     def judge(_event: Event) -> None:
         if failures:
@@ -273,11 +273,11 @@ def test_flush_calls_back_once_everything_has_arrived(
 ) -> None:
     """With an empty queue at once; and once only."""
     calls: list[int] = []
-    thread.call(lambda: publisher.flush(0.3, lambda: calls.append(publisher.pending)))
+    thread.call(lambda: publisher.flush(60.0, lambda: calls.append(publisher.pending)))
     assert [0] == calls
 
     publish(publisher, range(5))
-    thread.call(lambda: publisher.flush(10.0, lambda: calls.append(publisher.pending)))
+    thread.call(lambda: publisher.flush(60.0, lambda: calls.append(publisher.pending)))
     assert [0] == calls
     containerd.start()
     assert wait_until(lambda: calls == [0, 0])
