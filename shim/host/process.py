@@ -29,6 +29,27 @@ def unpacked_folder() -> str | None:
     return folder if is_frozen() and isinstance(folder, str) else None
 
 
+def has_bootloader() -> bool:
+    """Say whether our parent is the onefile bootloader that unpacked us, and will remove what it unpacked."""
+    try:
+        parent, own = os.stat(f"/proc/{os.getppid()}/exe"), os.stat("/proc/self/exe")
+    except OSError:
+        return False
+    return unpacked_folder() is not None and (parent.st_dev, parent.st_ino) == (own.st_dev, own.st_ino)
+
+
+def remove_abandoned_folder() -> None:
+    """Remove the folder that this process was unpacked to, if its bootloader has been killed and will not do it.
+
+    containerd kills a `start` or `delete` that takes too long; that hits the bootloader alone.
+    """
+    folder = unpacked_folder()
+    if folder is not None and not has_bootloader():
+        import shutil  # heavy, and hardly ever needed
+
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def child_env(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment for any child: ours, less what the freezer and systemd meant for us alone."""
     env = dict(os.environ if environ is None else environ)
@@ -54,7 +75,7 @@ def own_command() -> list[str]:
 def invoker_pid() -> int:
     """Return the pid of who ran us: our parent, or the parent of the onefile bootloader that is our parent."""
     parent = os.getppid()
-    if unpacked_folder() is None:
+    if not has_bootloader():
         return parent
     try:
         with open(f"/proc/{parent}/stat", "rb") as stat:

@@ -110,12 +110,8 @@ def disown_unpacked_folder() -> None:
     import shutil  # heavy, and needed nowhere else
 
     shutil.rmtree(folder, ignore_errors=True)
-    parent = os.getppid()
-    try:
-        if os.stat(f"/proc/{parent}/exe").st_ino == os.stat("/proc/self/exe").st_ino:
-            os.kill(parent, signal.SIGKILL)
-    except OSError:
-        return
+    if process.has_bootloader():
+        os.kill(os.getppid(), signal.SIGKILL)
 
 
 def sweep_unpacked_folders(folder: str) -> None:

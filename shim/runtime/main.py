@@ -44,14 +44,17 @@ def run(runtime_id: str, shim: Callable[[str], Shim], arguments: list[str] | Non
         os.write(1, _version_text(os.path.basename(sys.argv[0])).encode())
         _leave(0)
     from shim.errors import ShimError
+    from shim.host import process
     from shim.runtime import actions
 
+    code = 0
     try:
         actions.act(shim(runtime_id), flags)
     except (ShimError, OSError) as error:
         sys.stderr.write(f"{runtime_id}: {_one_line(error)}")
-        _leave(1)
-    _leave(0)
+        code = 1
+    process.remove_abandoned_folder()
+    _leave(code)
 
 
 def _leave(code: int) -> NoReturn:

@@ -214,6 +214,8 @@ class _Apt:
             'Dir::Etc::preferencesparts "-";\n'
             'APT::Sandbox::User "root";\n'
             'Acquire::Languages "none";\n'
+            # A mirror that is a snapshot will do: what comes from it is signed, and only tested with.
+            'Acquire::Check-Valid-Until "false";\n'
             'Acquire::PDiffs "false";\n'
             'Acquire::Retries "3";\n'
         )

@@ -165,6 +165,17 @@ def test_action_leaves_nothing_unpacked(plain: Hand, action: str) -> None:
     assert [] == list(plain.tmp.iterdir())
 
 
+def test_nothing_unpacked_stays_when_the_bootloader_is_killed(plain: Hand) -> None:
+    """As containerd kills a `start` or `delete` that takes too long: the process that goes on cleans up."""
+    process = plain.popen("-info")  # waits for its input
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    wait_until(lambda: bool(children.read_text()), "the bootloader has started the shim")
+    process.kill()
+    process.communicate()  # only now the shim can read its input to the end
+
+    wait_until(lambda: not list(plain.tmp.glob("_MEI*")), "the folder is gone")
+
+
 def test_unpacked_folder_has_our_marker(plain: Hand) -> None:
     """Sweeping the folders of killed processes goes by it, so that another program's folder is never touched."""
     process = plain.popen("-info")  # waits for its input
