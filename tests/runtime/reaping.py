@@ -148,7 +148,7 @@ def spawns_and_reaps_may_race() -> None:
     statuses: list[tuple[int, int]] = []
 
     def reap() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.0005):
             reaper.reap()
 
     def work(number: int) -> None:

@@ -143,8 +143,7 @@ def test_what_cannot_be_done_is_said_on_stderr(home: Home, arguments: list[str],
 
 
 @pytest.mark.parametrize(
-    ("failure", "text"),
-    [("delete", "two lines"), ("open", "/nonexistent/file: No such file or directory")],
+    ("failure", "text"), [("delete", "two lines"), ("open", "/nonexistent/file: No such file or directory")]
 )
 def test_a_failed_action_is_one_line(home: Home, failure: str, text: str) -> None:
     """Whatever the error's own text."""
@@ -153,10 +152,9 @@ def test_a_failed_action_is_one_line(home: Home, failure: str, text: str) -> Non
     assert (1, b"", f"{RUNTIME}: {text}") == (result.returncode, result.stdout, result.stderr.decode())
 
 
-@pytest.mark.parametrize("flag", ["-v", "--version"])
-def test_version_needs_nothing_else(home: Home, flag: str) -> None:
+def test_version_needs_nothing_else(home: Home) -> None:
     """Five lines, the last one empty."""
-    result = home.run(flag, "-namespace", "")
+    result = home.run("-v", "-namespace", "")
     version = ".".join(map(str, sys.version_info[:3]))
 
     assert (0, b"") == (result.returncode, result.stderr)

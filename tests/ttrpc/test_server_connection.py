@@ -304,4 +304,4 @@ class ServerMachine(RuleBasedStateMachine):
 
 
 TestServerMachine = ServerMachine.TestCase
-TestServerMachine.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestServerMachine.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
