@@ -123,6 +123,7 @@ def test_an_inits_exit_is_told_after_its_execs(served: Served) -> None:
     pid = served.run("order", SLEEP)
     first = served.exec("order", "e1", SLEEP)
     os.kill(pid, signal.SIGKILL)
+    assert wait_until(lambda: not served.is_alive(pid))
     names = iter(f"late{number}" for number in range(1000))
 
     def is_refused() -> bool:
