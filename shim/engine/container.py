@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from shim.engine.bundle import Bundle
 from shim.engine.console import Console
 from shim.engine.process import Process
-from shim.engine.runc import Runc
+from shim.engine.runc import Runc, has_state
 from shim.engine.stdio import Stdio, Streams
 from shim.engine.task import Act, State, Step
 from shim.errors import (
@@ -112,7 +112,7 @@ class Container:
 
     def _remove_half_made(self) -> None:
         """A create that failed after the runtime began may leave a container."""
-        if not os.path.isdir(os.path.join(self.runc.root, self.runc.namespace, self.id)):
+        if not has_state(self.runc.root, self.runc.namespace, self.id):
             return
         try:
             self.runc.delete(is_forced=True)

@@ -48,6 +48,11 @@ def global_arguments(binary: str, root: str, namespace: str, log: str, *, system
     return [*words, "--systemd-cgroup"] if systemd_cgroup else words
 
 
+def has_state(root: str, namespace: str, container_id: str) -> bool:
+    """Say whether a runtime still knows the container, without running it: its state is a folder of that name."""
+    return os.path.isdir(os.path.join(root, namespace, container_id))
+
+
 def last_error(log: str, offset: int = 0) -> str:
     """Return the last error message that a runtime wrote to its JSON log from `offset` on, or ''.
 

@@ -80,13 +80,13 @@ class RuncShim(Shim):
             return Deleted()
 
     def _delete_container(self, bundle: Bundle, flags: Flags) -> None:
-        from shim.engine.runc import DEFAULT_BINARY, DEFAULT_ROOT, Runc
+        from shim.engine.runc import DEFAULT_BINARY, DEFAULT_ROOT, Runc, has_state
 
         options = bundle.read_options()
         if options is not None and not os.path.exists(bundle.file("init.pid")):
             _end_unfinished_create(bundle)
         root = str((options or {}).get("root") or DEFAULT_ROOT)
-        if not os.path.isdir(os.path.join(root, flags.namespace, flags.id)):
+        if not has_state(root, flags.namespace, flags.id):
             return  # the runtime knows nothing of it: deleted in good order, as nearly always
         from shim.runtime.reaper import ForegroundReaper
 

@@ -7,7 +7,7 @@ Spec: containerd pkg/shim/shim.go; contract sections 2 to 4.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from shim.errors import InvalidArgumentError
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from shim.runtime.bootstrap import Bootstrap
     from shim.runtime.flags import Flags
     from shim.runtime.shim import Shim
-
-_MAX_INPUT: Final = 10 << 20
 
 
 def act(shim: Shim, flags: Flags) -> None:
@@ -44,6 +42,8 @@ def _write_out(data: bytes) -> None:
 
 def _read_in() -> bytes:
     """Read stdin to its end; a terminal, as in a start by hand, counts as empty."""
+    from shim.runtime.bootstrap import MAX_INPUT
+
     if os.isatty(0):
         return b""
     chunks = []
@@ -51,8 +51,8 @@ def _read_in() -> bytes:
     while chunk := os.read(0, 64 << 10):
         chunks.append(chunk)
         size += len(chunk)
-        if size > _MAX_INPUT:
-            raise InvalidArgumentError(f"stdin has more than {_MAX_INPUT} bytes")
+        if size > MAX_INPUT:
+            raise InvalidArgumentError(f"stdin has more than {MAX_INPUT} bytes")
     return b"".join(chunks)
 
 

@@ -39,7 +39,6 @@ class Daemon:
     def __init__(self, flags: Flags, runtime_id: str, bound: Bound) -> None:
         self.flags = flags
         self.runtime_id = runtime_id
-        self.bundle = os.getcwd()
         self.logger = Logger.open("log", is_debug=flags.debug, runtime=runtime_id)
         self.loop = Loop(on_error=lambda error: self.logger.fault("error in the event loop", error))
         self.pool = WorkerPool(on_error=lambda error: self.logger.fault("error in a worker", error))
@@ -48,7 +47,6 @@ class Daemon:
         self.publisher = Publisher(self.loop, address, flags.namespace, self.logger)
         self.server: Server | None = None
         self._bound = bound
-        self.is_shutting_down = False
         self._on_shutdown: list[Callable[[], None]] = []
 
     def on_shutdown(self, callback: Callable[[], None]) -> None:
@@ -61,7 +59,6 @@ class Daemon:
         New containers must be refused from here on: the socket is gone before anything slow, so that no `start` joins
         a daemon that is on its way out.
         """
-        self.is_shutting_down = True
         self._bound.remove()
         self.loop.call_soon(self._shutdown)
 

@@ -23,6 +23,3 @@ class ResponseReceived(NamedTuple):
     code: int
     message: str
     payload: bytes
-
-
-Event = RequestReceived | ResponseReceived
