@@ -18,8 +18,9 @@ from google.protobuf.message import Message
 
 from shim.api import events_pb2
 from shim.api.events_service_pb2 import ForwardRequest
-from shim.ttrpc import CallContext, Client, Method, Server, Service, connect
+from shim.ttrpc import CallContext, Client, Method, Service, connect
 from shim.ttrpc.loop import Loop
+from shim.ttrpc.loop_server import LoopServer
 from shim.ttrpc.pool import WorkerPool
 
 T = TypeVar("T")
@@ -129,7 +130,7 @@ class FakeContainerd:
         # Raise from here to refuse an event; it runs before the event counts.
         self.judge: Callable[[Event], None] = lambda _event: None
         self._thread = thread
-        self._server: Server | None = None
+        self._server: LoopServer | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -151,8 +152,11 @@ class FakeContainerd:
 
         def serve() -> None:
             pool = WorkerPool(on_error=self._thread.errors.append)
-            self._server = Server(
-                self._thread.loop, pool, [service], on_fault=lambda _method, error: self.faults.append(error)
+            self._server = LoopServer(
+                [service],
+                self._thread.loop,
+                pool,
+                on_fault=lambda _method, error: self.faults.append(error),
             )
             self._server.add_listener(listener)
 

@@ -24,7 +24,17 @@ HAND_WRITTEN: Final = [
     path for path in [*MODULES.values(), *_find_modules("tests").values()] if not path.match("shim/api/*_pb2.py")
 ]
 
-_CORE_NAMES: Final = ("_connection", "_envelope", "_events", "_frame", "_streams", "status", "wire")
+_CORE_NAMES: Final = (
+    "_client_connection",
+    "_envelope",
+    "_events",
+    "_frame",
+    "_inbox",
+    "_server_connection",
+    "_streams",
+    "status",
+    "wire",
+)
 CORE: Final = {f"shim.ttrpc.{name}" for name in _CORE_NAMES}
 PURE: Final = CORE | {"shim.runtime.flags", "shim.runtime.bootstrap", "shim.engine.task"}
 
@@ -48,6 +58,11 @@ MAY_IMPORT: Final[Mapping[str, set[str]]] = {
     "cli": ALL,
 }
 
+TRANSPORTS: Final = {
+    "ttrpc.sync": {"sync", "link", "server"},
+    "ttrpc.aio": {"aio", "aio_client", "aio_link", "aio_server"},
+}
+
 NO_SYSTEM: Final = {"os", "posix", "select", "selectors", "socket", "_socket", "subprocess", "threading", "time"}
 NO_DAEMON: Final = {"asyncio", "click", "concurrent.futures", "logging.handlers", "platformdirs", "ssl", "subprocess"}
 
@@ -58,8 +73,9 @@ def _room(name: str) -> str:
     module = ".".join(["shim", *inner[:2]])
     if inner[:1] != ["ttrpc"]:
         return inner[0] if inner and inner[0] in MAY_IMPORT else "shim"
-    if module in {"shim.ttrpc.sync", "shim.ttrpc.aio"}:
-        return module.removeprefix("shim.")
+    for transport, names in TRANSPORTS.items():
+        if inner[1:2] and inner[1] in names:
+            return transport
     return "core" if module in CORE else "ttrpc" if module in MODULES.keys() - {"shim.ttrpc"} else "ttrpc.__init__"
 
 
@@ -80,7 +96,11 @@ def _forbidden(module: str) -> set[str]:
     banned |= set() if room == "host" else {"ctypes", "_ctypes", "sys.platform"}
     banned |= NO_SYSTEM if module in PURE else set()
     banned |= NO_DAEMON if room not in {"testing", "cli"} else set()
-    return banned - ({"asyncio"} if name == "aio" else set()) - ({"platformdirs"} if room == "testing" else set())
+    return (
+        banned
+        - ({"asyncio"} if name in TRANSPORTS["ttrpc.aio"] else set())
+        - ({"platformdirs"} if room == "testing" else set())
+    )
 
 
 def _is_allowed(module: str, name: str) -> bool:

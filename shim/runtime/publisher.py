@@ -16,7 +16,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shim.api.events_service_pb2 import ForwardRequest
-from shim.ttrpc._connection import ClientConnection
+from shim.ttrpc._client_connection import ClientConnection
+from shim.ttrpc._envelope import encode_head
+from shim.ttrpc._events import FaultReceived, ResponseReceived
 from shim.ttrpc.address import parse_address
 from shim.ttrpc.loop import READABLE, WRITABLE, Loop, Timer
 from shim.ttrpc.status import Code, LocalProtocolError, RpcError
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from shim.runtime.logger import Logger
 
 SERVICE: Final = "containerd.services.events.ttrpc.v1.Events"
+_FORWARD: Final = encode_head(SERVICE, "Forward")
 EXIT_TOPIC: Final = "/tasks/exit"
 _ATTEMPT_S: Final = 5.0
 _BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -122,11 +125,10 @@ class Publisher:
             if self._sock is None:
                 self._connect()
             stream_id, frame = self._connection.send_request(
-                SERVICE,
-                "Forward",
+                _FORWARD,
                 self._queue[0].payload,
-                int(_ATTEMPT_S * 1e9),
-                (("containerd-namespace-ttrpc", self._namespace),),
+                timeout_ns=int(_ATTEMPT_S * 1e9),
+                metadata=(("containerd-namespace-ttrpc", self._namespace),),
             )
         except RpcError as error:  # too large for a frame: no containerd would take it
             self._answered(Code.INVALID_ARGUMENT, error.message)
@@ -174,9 +176,12 @@ class Publisher:
         if not data:
             self._lost()
             return
-        for answer in self._connection.receive_data(data):
-            if answer.stream_id == self._current:
-                self._answered(answer.code, answer.message)
+        for event in self._connection.receive_data(data):
+            if event.stream_id == self._current:
+                if isinstance(event, ResponseReceived):
+                    self._answered(event.code, event.message)
+                elif isinstance(event, FaultReceived):
+                    self._answered(Code.INTERNAL, event.message)
 
     def _write(self) -> None:
         sock = self._sock

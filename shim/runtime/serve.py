@@ -17,10 +17,10 @@ from shim.runtime.daemon import HELD_SIGNALS
 from shim.runtime.logger import Logger
 from shim.runtime.publisher import Publisher
 from shim.runtime.reaper import Reaper
+from shim.ttrpc.context import Credentials
 from shim.ttrpc.loop import Loop
+from shim.ttrpc.loop_server import LoopServer
 from shim.ttrpc.pool import WorkerPool
-from shim.ttrpc.server import Server
-from shim.ttrpc.service import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ class Daemon:
         self.reaper = Reaper()
         address = os.environ.get("TTRPC_ADDRESS", "")
         self.publisher = Publisher(self.loop, address, flags.namespace, self.logger)
-        self.server: Server | None = None
+        self.server: LoopServer | None = None
         self._bound = bound
         self._on_shutdown: list[Callable[[], None]] = []
 
@@ -73,10 +73,10 @@ class Daemon:
         loop.on_signal(signal.SIGINT, self.request_shutdown)
         loop.on_signal(signal.SIGUSR1, self.dump_stacks)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
-        self.server = Server(
+        self.server = LoopServer(
+            shim.services(self),
             loop,
             self.pool,
-            list(shim.services(self)),
             on_fault=lambda method, error: logger.fault(f"error in {method}", error),
             on_refused=self._refused,
         )

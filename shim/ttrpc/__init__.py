@@ -9,38 +9,70 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from shim.ttrpc._streams import Kind
+    from shim.ttrpc.calls import ServerStream
+    from shim.ttrpc.context import CallContext, Credentials, Deferred
+    from shim.ttrpc.loop_server import Limits
+    from shim.ttrpc.rpc import Metadata, OutgoingCall, Rpc
     from shim.ttrpc.server import Server
-    from shim.ttrpc.service import CallContext, Deferred, Method, Service
-    from shim.ttrpc.status import Code, ConnectionClosedError, LocalProtocolError, RemoteProtocolError, RpcError
-    from shim.ttrpc.sync import Client, connect
+    from shim.ttrpc.service import Method, Service
+    from shim.ttrpc.status import (
+        Code,
+        ConnectionClosedError,
+        LocalProtocolError,
+        RemoteProtocolError,
+        RpcError,
+        TtrpcError,
+    )
+    from shim.ttrpc.sync import Cancellation, Client, ClientStream, connect
 
 __all__ = [
     "CallContext",
+    "Cancellation",
     "Client",
+    "ClientStream",
     "Code",
     "ConnectionClosedError",
+    "Credentials",
     "Deferred",
+    "Kind",
+    "Limits",
     "LocalProtocolError",
+    "Metadata",
     "Method",
+    "OutgoingCall",
     "RemoteProtocolError",
+    "Rpc",
     "RpcError",
     "Server",
+    "ServerStream",
     "Service",
+    "TtrpcError",
     "connect",
 ]
 
 _HOMES = {
-    "CallContext": "service",
+    "CallContext": "context",
+    "Cancellation": "sync",
     "Client": "sync",
+    "ClientStream": "sync",
     "Code": "status",
     "ConnectionClosedError": "status",
-    "Deferred": "service",
+    "Credentials": "context",
+    "Deferred": "context",
+    "Kind": "_streams",
+    "Limits": "loop_server",
     "LocalProtocolError": "status",
+    "Metadata": "rpc",
     "Method": "service",
+    "OutgoingCall": "rpc",
     "RemoteProtocolError": "status",
+    "Rpc": "rpc",
     "RpcError": "status",
     "Server": "server",
+    "ServerStream": "calls",
     "Service": "service",
+    "TtrpcError": "status",
     "connect": "sync",
 }
 

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 READABLE: Final = 1  # EPOLLIN and POLLIN
 WRITABLE: Final = 4  # EPOLLOUT and POLLOUT
@@ -24,7 +24,33 @@ _LONGEST_S: Final = 3600.0  # epoll takes 24 days at most, and a peer may send a
 Callback = Callable[[], None]
 
 
-class Timer:
+class Timer(Protocol):
+    """A call that was put off."""
+
+    def cancel(self) -> None:
+        """Forget the call."""
+
+
+class EventLoop(Protocol):
+    """What a server needs of the loop it lives on; `Loop` is one, asyncio's another (shim.ttrpc.aio)."""
+
+    def register(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+        """Call `callback(ready)` whenever one of `events` holds for `fd`."""
+
+    def modify(self, fd: int, events: int) -> None:
+        """Change what a registered descriptor is watched for."""
+
+    def unregister(self, fd: int) -> None:
+        """Stop watching."""
+
+    def call_later(self, delay_s: float, callback: Callback) -> Timer:
+        """Call `callback()` on the loop after `delay_s` seconds."""
+
+    def call_soon(self, callback: Callback) -> None:
+        """Call `callback()` on the loop's thread; safe from any thread."""
+
+
+class LoopTimer:
     """A call that was put off; `cancel` makes it never happen."""
 
     __slots__ = ("callback", "when")
@@ -37,7 +63,7 @@ class Timer:
         """Forget the call."""
         self.callback = None
 
-    def __lt__(self, other: Timer) -> bool:
+    def __lt__(self, other: LoopTimer) -> bool:
         return self.when < other.when
 
 
@@ -53,7 +79,7 @@ class Loop:
         self._epoll = select.epoll() if hasattr(select, "epoll") else None
         self._poller = self._epoll or select.poll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
-        self._timers: list[Timer] = []
+        self._timers: list[LoopTimer] = []
         self._soon: list[Callback] = []
         self._soon_lock = threading.Lock()
         self._is_stopped = False
@@ -86,9 +112,9 @@ class Loop:
         if self._callbacks.pop(fd, None) is not None:
             self._poller.unregister(fd)
 
-    def call_later(self, delay_s: float, callback: Callback) -> Timer:
+    def call_later(self, delay_s: float, callback: Callback) -> LoopTimer:
         """Call `callback()` on the loop after `delay_s` seconds."""
-        timer = Timer(time.monotonic() + delay_s, callback)
+        timer = LoopTimer(time.monotonic() + delay_s, callback)
         heapq.heappush(self._timers, timer)
         return timer
 

@@ -38,18 +38,30 @@ class TtrpcError(Exception):
 class RpcError(TtrpcError):
     """A call ended with a status other than OK.
 
-    `code` is a `Code`, or a plain int for a number outside the known ones; `method` is `service/Method` where known.
+    `code` is a `Code`, or a plain int for a number outside the known ones; `method` is `service/Method` where known;
+    `details` holds (type URL, value) of each `google.protobuf.Any` in the status.
     """
 
-    def __init__(self, code: int, message: str, method: str = "") -> None:
+    def __init__(self, code: int, message: str, method: str = "", details: tuple[tuple[str, bytes], ...] = ()) -> None:
         super().__init__(code, message, method)
         self.code: int = Code(code) if code in _KNOWN else code
         self.message = message
         self.method = method
+        self.details = details
 
     def __str__(self) -> str:
         name = self.code.name if isinstance(self.code, Code) else str(self.code)
         return f"{self.method}: {name}: {self.message}" if self.method else f"{name}: {self.message}"
+
+
+class RemoteProtocolError(RpcError):
+    """The peer broke the protocol in one call; the connection goes on."""
+
+    def __init__(self, message: str, method: str = "") -> None:
+        super().__init__(Code.INTERNAL, message, method)
+
+    def __reduce__(self) -> tuple[type[RemoteProtocolError], tuple[str, str]]:
+        return type(self), (self.message, self.method)  # the default would pass the root's three arguments
 
 
 class ConnectionClosedError(TtrpcError):
@@ -60,10 +72,6 @@ class ConnectionClosedError(TtrpcError):
 
 class LocalProtocolError(TtrpcError):
     """This side asked for something the protocol does not allow; nothing was sent."""
-
-
-class RemoteProtocolError(TtrpcError):
-    """The peer broke the protocol."""
 
 
 _KNOWN = frozenset(int(code) for code in Code)
@@ -86,7 +94,7 @@ def status_of(error: BaseException) -> tuple[int, str]:
     everything else is UNKNOWN.  The message never carries a traceback.
     """
     if isinstance(error, RpcError):
-        return error.code, error.message
+        return error.code or Code.UNKNOWN, error.message  # a call that failed may not look like one that did not
     message = str(error) or type(error).__name__
     code = getattr(error, "code", None) if isinstance(error, Exception) else None  # SystemExit's is an exit status
     if isinstance(code, int) and code != Code.OK:

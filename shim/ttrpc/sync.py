@@ -1,68 +1,106 @@
 """The blocking client: many threads may call on one connection, and no thread is kept for reading.
 
-Rule: a caller that waits reads for everybody (leader and followers), so that a lone caller pays for no hand-over.
-A deadline goes with the request and is kept here too; the server is never told of a call given up (there is no way).
+Rule: a caller that waits reads for everybody (leader and followers), so that a lone caller pays for no hand-over; one
+that waits to send reads too, or both ends could wait for each other.  A deadline goes with the request and is kept here
+as well; the server is never told of a call given up (there is no way).
 """
 
 from __future__ import annotations
 
-import select
 import socket
 import threading
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import Any, Generic, Self
 
-from shim.ttrpc._connection import ClientConnection
-from shim.ttrpc._events import ResponseReceived
-from shim.ttrpc.address import parse_address
-from shim.ttrpc.status import Code, ConnectionClosedError, RpcError
+from shim.ttrpc._inbox import Inbox
+from shim.ttrpc.address import dial
+from shim.ttrpc.link import Link
+from shim.ttrpc.pending import Pending
+from shim.ttrpc.rpc import Metadata, OutgoingCall, RequestT, ResponseT, Rpc, metadata_pairs, timeout_ns
+from shim.ttrpc.status import Code, LocalProtocolError, RpcError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
-    ResponseT = TypeVar("ResponseT", bound=Message)
-else:
-    ResponseT = TypeVar("ResponseT")
-
-_RECEIVE_SIZE: Final = 256 << 10
-_LONGEST_S: Final = 1e6  # what locks and poll take at a time; callers may name any deadline
+Invoke = Callable[[OutgoingCall], Any]
+Interceptor = Callable[[OutgoingCall, Invoke], Any]
+"""Stands around every call and every stream that is opened: `def log(call, invoke): return invoke(call)`."""
 
 
-def connect(address: str, *, timeout_s: float | None = None) -> Client:
+def connect(
+    address: str | int | socket.socket,
+    *,
+    timeout_s: float | None = None,
+    interceptors: Sequence[Interceptor] = (),
+    on_close: Callable[[], None] | None = None,
+) -> Client:
     """Connect to a ttrpc server.
+
+    `address` is `unix:///path`, a plain path, an abstract name (`@name`, or without a slash), `vsock://CID:PORT`, the
+    number of an inherited descriptor, or a connected socket; the client owns the last two from here.
 
     Raises:
         ValueError: The address is no ttrpc address.
         OSError: Nobody answers there; the message names the address.
     """
-    family, target = parse_address(address)
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(timeout_s)
-        sock.connect(target)
-    except OSError as error:
-        sock.close()
-        raise type(error)(error.errno, f"cannot connect to {address}: {error.strerror or error}") from None
-    return Client(sock)
+    return Client(dial(address, timeout_s), interceptors=interceptors, on_close=on_close)
+
+
+class Cancellation:
+    """Ends calls from another thread: hand it to them, and `cancel()` makes them raise CANCELED; it stays cancelled."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callbacks: dict[object, Callable[[], None]] = {}
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        """End the calls that hold this now, and those that will; repeating it is fine."""
+        with self._lock:
+            self.is_cancelled = True
+            callbacks, self._callbacks = self._callbacks, {}
+        for callback in callbacks.values():
+            callback()
+
+    def add(self, key: object, callback: Callable[[], None]) -> None:
+        """Call `callback()` when cancelled, at once if it is, unless `remove(key)` comes first."""
+        with self._lock:
+            if not self.is_cancelled:
+                self._callbacks[key] = callback
+                return
+        callback()
+
+    def remove(self, key: object) -> None:
+        """Forget the callback of `key`."""
+        with self._lock:
+            self._callbacks.pop(key, None)
 
 
 class Client:
-    """A connection to a ttrpc server; also a context manager that closes it."""
+    """A connection to a ttrpc server; also a context manager that closes it.
 
-    def __init__(self, sock: socket.socket) -> None:
-        sock.settimeout(None)
-        self._sock = sock
-        self._connection = ClientConnection()
-        self._condition = threading.Condition(threading.Lock())
-        self._send_lock = threading.Lock()
-        self._answers: dict[int, ResponseReceived | None] = {}
-        self._is_reading = False
-        self._is_closed = False
+    `on_close()` is called once, in a thread of its own, when the connection has ended, whichever side ended it, after
+    every call in flight has failed.
+    """
 
-    def __enter__(self) -> Client:
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        interceptors: Sequence[Interceptor] = (),
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        self._link = Link(sock)
+        self._invoke: Invoke = self._invoke_plain
+        for interceptor in reversed(interceptors):
+            self._invoke = _intercepted(interceptor, self._invoke)
+        self._is_intercepted = bool(interceptors)
+        # The last reference may go without a call of close: the descriptor and the thread below must not stay.
+        weakref.finalize(self, self._link.hang_up).atexit = False
+        if on_close is not None:
+            self._link.watch(on_close)
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -72,40 +110,63 @@ class Client:
 
     @property
     def is_closed(self) -> bool:
-        """True once the connection has ended, whichever side ended it."""
-        return self._is_closed
+        """True once the connection has ended, as far as a call has noticed."""
+        return self._link.is_closed
 
     def close(self) -> None:
         """Close the connection; calls in flight raise ConnectionClosedError."""
-        with self._condition:
-            if self._is_closed:
-                return
-            self._is_closed = True
-            self._condition.notify_all()
-        try:
-            self._sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads
-        except OSError:
-            pass  # the peer was faster
-        self._sock.close()
+        self._link.close()
 
     def call(
         self,
-        service: str,
-        method: str,
-        request: Message,
-        response: type[ResponseT],
+        rpc: Rpc[RequestT, ResponseT],
+        request: RequestT,
         *,
         timeout_s: float | None = None,
-        metadata: Sequence[tuple[str, str]] = (),
+        metadata: Metadata = (),
+        cancellation: Cancellation | None = None,
     ) -> ResponseT:
-        """Call `service`/`method` and return its response message.
+        """Call a unary method and return its response.
 
         Raises:
             RpcError: The call ended with a status; DEADLINE_EXCEEDED also when `timeout_s` passed here first.
+            RemoteProtocolError: The server answered with something that is no answer to this call.
             ConnectionClosedError: The connection ended before the answer came.
+            LocalProtocolError: The method streams; or the connection's ids are used up.
         """
-        payload = self.call_raw(service, method, request.SerializeToString(), timeout_s=timeout_s, metadata=metadata)
-        return response.FromString(payload)
+        if rpc.kind:
+            raise LocalProtocolError(f"{rpc.full_name} streams: open it")
+        if self._is_intercepted:
+            response: ResponseT = self._invoke(OutgoingCall(rpc, request, timeout_s, metadata, cancellation))
+            return response
+        payload = self._exchange(
+            rpc.full_name, rpc.head, request.SerializeToString(), timeout_s, metadata, cancellation
+        )
+        return rpc.decode_response(payload)
+
+    def open(
+        self,
+        rpc: Rpc[RequestT, ResponseT],
+        request: RequestT | None = None,
+        *,
+        timeout_s: float | None = None,
+        metadata: Metadata = (),
+        cancellation: Cancellation | None = None,
+    ) -> ClientStream[RequestT, ResponseT]:
+        """Open a stream; `request` goes with methods of which only the server streams, and with no others.
+
+        Raises:
+            RpcError, ConnectionClosedError, LocalProtocolError: As `call` does; what the server says comes later.
+        """
+        if not rpc.kind:
+            raise LocalProtocolError(f"{rpc.full_name} does not stream: call it")
+        if rpc.kind.has_client_stream != (request is None):
+            wanted = "sends its requests on the stream" if request is not None else "needs a request"
+            raise LocalProtocolError(f"{rpc.full_name} {wanted}")
+        stream: ClientStream[RequestT, ResponseT] = self._invoke(
+            OutgoingCall(rpc, request, timeout_s, metadata, cancellation)
+        )
+        return stream
 
     def call_raw(
         self,
@@ -114,113 +175,151 @@ class Client:
         payload: bytes,
         *,
         timeout_s: float | None = None,
-        metadata: Sequence[tuple[str, str]] = (),
+        metadata: Metadata = (),
+        cancellation: Cancellation | None = None,
     ) -> bytes:
-        """Like `call`, with serialised messages."""
-        name = f"{service}/{method}"
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        timeout_ns = 0 if timeout_s is None else max(1, int(min(timeout_s, 9e9) * 1e9))
-        # Ids must reach the wire in the order of their allocation; the wait for that counts too (ttrpc#174).
-        remaining = _remaining(deadline)
-        if not self._send_lock.acquire(timeout=-1 if remaining is None else remaining):
-            raise RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded", name)
+        """Call a unary method by its names, with serialised messages; no interceptor sees it."""
+        rpc: Rpc[Any, Any] = Rpc(service, method, object, object)
+        return self._exchange(rpc.full_name, rpc.head, payload, timeout_s, metadata, cancellation)
+
+    def _invoke_plain(self, call: OutgoingCall) -> Any:
+        rpc, request, timeout_s, metadata, cancellation = call
+        payload = b"" if request is None else request.SerializeToString()
+        if rpc.kind:
+            deadline = None if timeout_s is None else time.monotonic() + timeout_s
+            pending = Pending(rpc.full_name, deadline, Inbox())
+            self._link.start(pending, rpc.head, payload, rpc.kind, timeout_ns(timeout_s), metadata_pairs(metadata))
+            return ClientStream(self, self._link, pending, rpc, cancellation)
+        return rpc.decode_response(self._exchange(rpc.full_name, rpc.head, payload, timeout_s, metadata, cancellation))
+
+    def _exchange(
+        self,
+        name: str,
+        head: bytes,
+        payload: bytes,
+        timeout_s: float | None,
+        metadata: Metadata,
+        cancellation: Cancellation | None,
+    ) -> bytes:
+        link = self._link
+        pairs = metadata_pairs(metadata) if metadata else ()
+        if timeout_s is None:
+            pending = Pending(name, None)
+            expires_ns = 0
+        else:
+            pending = Pending(name, time.monotonic() + timeout_s)
+            expires_ns = timeout_ns(timeout_s)
+        if cancellation is None:
+            link.start(pending, head, payload, 0, expires_ns, pairs)
+            return link.result(pending)
+        if cancellation.is_cancelled:
+            raise RpcError(Code.CANCELED, "context canceled", name)
+        pending.is_cancellable = True
+        link.start(pending, head, payload, 0, expires_ns, pairs)
+        cancellation.add(pending, lambda: link.cancel(pending))
         try:
-            with self._condition:
-                self._check_open(name)
-                stream_id, frame = self._connection.send_request(service, method, payload, timeout_ns, metadata)
-                self._answers[stream_id] = None
-            try:
-                self._send(frame, deadline, name)
-            except BaseException:
-                self._forget(stream_id)
-                raise
+            return link.result(pending)
         finally:
-            self._send_lock.release()
-        answer = self._await(stream_id, deadline, name)
-        if answer.code != Code.OK:
-            raise RpcError(answer.code, answer.message, name)
-        return answer.payload
+            cancellation.remove(pending)
 
-    def _check_open(self, name: str) -> None:
-        if self._is_closed:
-            raise ConnectionClosedError(f"{name}: ttrpc: closed")
 
-    def _forget(self, stream_id: int) -> None:
-        with self._condition:
-            self._answers.pop(stream_id, None)
-            self._connection.forget(stream_id)
+class ClientStream(Generic[RequestT, ResponseT]):
+    """An open stream: `send` requests, iterate the responses; a context manager that cancels what has not ended.
 
-    def _send(self, frame: bytes, deadline: float | None, name: str) -> None:
-        view = memoryview(frame)
-        while view:
-            try:
-                view = view[self._sock.send(view, socket.MSG_DONTWAIT) :]
-            except BlockingIOError:
-                if not self._wait_for(select.POLLOUT, deadline):
-                    # Part of the frame is out: nothing can follow it on this connection.
-                    if len(view) != len(frame):
-                        self.close()
-                    raise RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded", name) from None
-            except OSError:
-                self.close()
-                raise ConnectionClosedError(f"{name}: ttrpc: closed") from None
+    One thread may send while another receives.
+    """
 
-    def _await(self, stream_id: int, deadline: float | None, name: str) -> ResponseReceived:
-        condition = self._condition
-        with condition:
-            while True:
-                answer = self._answers.get(stream_id)
-                if answer is not None:
-                    del self._answers[stream_id]
-                    return answer
-                remaining = _remaining(deadline)
-                if remaining is not None and not remaining:
-                    del self._answers[stream_id]
-                    self._connection.forget(stream_id)
-                    raise RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded", name)
-                if self._is_closed:
-                    del self._answers[stream_id]
-                    raise ConnectionClosedError(f"{name}: ttrpc: closed")
-                if self._is_reading:
-                    condition.wait(remaining)
-                    continue
-                self._is_reading = True
-                condition.release()
-                try:
-                    data = self._receive(deadline)
-                finally:
-                    condition.acquire()
-                    self._is_reading = False
-                    condition.notify_all()
-                if data is not None:
-                    self._take(data)
+    def __init__(
+        self,
+        client: Client,
+        link: Link,
+        pending: Pending,
+        rpc: Rpc[RequestT, ResponseT],
+        cancellation: Cancellation | None,
+    ) -> None:
+        self._client = client  # a stream keeps its connection open
+        self._link = link
+        self._pending = pending
+        self._rpc = rpc
+        weakref.finalize(self, link.abandon, pending).atexit = False
+        self._cancellation = cancellation
+        if cancellation is not None:
+            cancellation.add(pending, lambda: link.cancel(pending))
 
-    def _receive(self, deadline: float | None) -> bytes | None:
-        """Read once; None when the deadline came first, empty at the end of the connection."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+    def __iter__(self) -> Iterator[ResponseT]:
+        while (message := self.recv()) is not None:
+            yield message
+
+    def send(self, request: RequestT) -> None:
+        """Send one message; waits while the server does not read.
+
+        Raises:
+            RpcError: The call has ended with a status, or its deadline has passed; RESOURCE_EXHAUSTED, the message is
+                over 4 MiB, and the stream goes on.
+            LocalProtocolError: This side's stream has ended, or the server has ended the call.
+            ConnectionClosedError: The connection has ended.
+        """
+        self._link.send(self._pending, request.SerializeToString())
+
+    def close_send(self) -> None:
+        """Say that no more messages follow; does nothing when the call has ended.
+
+        Raises:
+            LocalProtocolError: It has been said before, or the method has no client's stream.
+        """
+        self._link.send_end(self._pending)
+
+    def recv(self) -> ResponseT | None:
+        """Return the next response, or None at the end.
+
+        Raises:
+            RpcError: The call ended with a status, or its deadline has passed; every later call raises it again.
+            ConnectionClosedError: The connection ended; what had come before has been returned first.
+        """
         try:
-            if deadline is not None and not self._wait_for(select.POLLIN, deadline):
-                return None
-            return self._sock.recv(_RECEIVE_SIZE)
-        except (OSError, ValueError):  # ValueError: closed by another thread
-            return b""
+            payload = self._link.receive(self._pending)
+        except BaseException:
+            self._release()
+            raise
+        if payload is None:
+            self._release()
+            return None
+        return self._rpc.decode_response(payload)
 
-    def _take(self, data: bytes) -> None:
-        """Hand what was read to its callers; the lock is held."""
-        if not data:
-            self._is_closed = True
-            self._sock.close()
-            return
-        for event in self._connection.receive_data(data):
-            if event.stream_id in self._answers:
-                self._answers[event.stream_id] = event
+    def close_and_recv(self) -> ResponseT:
+        """End this side's stream and return the one response of a method of which only the client streams.
 
-    def _wait_for(self, event: int, deadline: float | None) -> bool:
-        poller = select.poll()
-        poller.register(self._sock, event)
-        remaining = _remaining(deadline)
-        return bool(poller.poll(None if remaining is None else remaining * 1000))
+        Raises:
+            RpcError, ConnectionClosedError: As `recv` does.
+            LocalProtocolError: The method has a server's stream: iterate that.
+        """
+        if self._rpc.kind.has_server_stream:
+            raise LocalProtocolError(f"{self._rpc.full_name} answers with a stream, not with one response")
+        if not self._pending.has_sent_end:
+            self.close_send()
+        try:
+            payload = self._link.receive(self._pending)
+        finally:
+            self._release()
+        return self._rpc.decode_response(payload or b"")
+
+    def cancel(self) -> None:
+        """Give the call up: whoever waits on it gets CANCELED; from any thread.  The server is not told."""
+        self._link.cancel(self._pending)
+        self._release()
+
+    def _release(self) -> None:
+        if self._cancellation is not None:
+            self._cancellation.remove(self._pending)
 
 
-def _remaining(deadline: float | None) -> float | None:
-    """Return the seconds to wait for at most, None for ever."""
-    return None if deadline is None else min(_LONGEST_S, max(0.0, deadline - time.monotonic()))
+def _intercepted(interceptor: Interceptor, invoke: Invoke) -> Invoke:
+    return lambda call: interceptor(call, invoke)

@@ -14,7 +14,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from shim.api import task_v2_pb2
 from shim.api.runc_options_pb2 import Options
-from shim.ttrpc import Client, ConnectionClosedError, RpcError, connect
+from shim.ttrpc import Client, ConnectionClosedError, Rpc, RpcError, connect
 from tests.engine.world import OWN_PIDS
 from tests.fake_runc import FakeRunc
 from tests.fakes import PATIENCE_S, FakeContainerd, LoopThread, connect_soon, python_path, wait_until
@@ -114,7 +114,7 @@ class Served:
         service = api.DESCRIPTOR.services_by_name["Task"].full_name
         client = client or self.client
         assert client is not None
-        return client.call(service, method, request, response, timeout_s=timeout_s)
+        return client.call(Rpc(service, method, type(request), response), request, timeout_s=timeout_s)
 
     def create(self, container: str, script: str, *, spec: str = OWN_PIDS, **fields: Any) -> int:
         """Create a container whose init runs a shell script, and return its pid."""

@@ -112,7 +112,7 @@ class TaskClient:
 
     def call(self, method: str, request: Message, response: type[ResponseT], timeout_s: float = 60.0) -> ResponseT:
         """Make any call."""
-        return self._client.call(self.service, method, request, response, timeout_s=timeout_s)
+        return self._client.call(ttrpc.Rpc(self.service, method, type(request), response), request, timeout_s=timeout_s)
 
     def create(self, request: task_api.CreateTaskRequest) -> int:
         """Create a container (the request names it) and return the pid of its init."""

@@ -21,7 +21,7 @@ from google.protobuf.message_factory import GetMessageClass
 from shim import __version__, ttrpc
 from shim.api import runc_options_pb2, task_v2_pb2, task_v3_pb2, types_pb2
 from shim.runtime.daemon import UNPACK_MARKER
-from shim.ttrpc import Code, RpcError
+from shim.ttrpc import Code, Rpc, RpcError
 from tests.integration.byhand import RUNTIME_ID, Hand, find_program, finish, wait_gone
 from tests.integration.client import descriptors
 from tests.integration.conftest import PROJECT, SHIM, wait_until
@@ -208,7 +208,8 @@ def call_everything(client: ttrpc.Client) -> dict[str, Code]:
                 continue
             request = GetMessageClass(method.input_type)(id="c1")
             try:
-                client.call(service.full_name, method.name, request, GetMessageClass(method.output_type), timeout_s=60)
+                rpc = Rpc(service.full_name, method.name, type(request), GetMessageClass(method.output_type))
+                client.call(rpc, request, timeout_s=60)
                 codes[f"{service.full_name}/{method.name}"] = Code.OK
             except RpcError as error:
                 codes[f"{service.full_name}/{method.name}"] = Code(error.code)

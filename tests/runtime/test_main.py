@@ -26,7 +26,7 @@ from shim.api.task_v2_pb2 import DeleteResponse
 from shim.api.types_pb2 import RuntimeInfo
 from shim.host.process import find_by_arguments
 from shim.runtime.address import socket_path
-from shim.ttrpc import Client, RpcError, connect
+from shim.ttrpc import Client, Rpc, RpcError, connect
 from tests.fakes import PATIENCE_S, ROOT, connect_soon, python_path, wait_until
 
 RUNTIME = "io.containerd.tiny.v1"
@@ -112,7 +112,7 @@ def nest(tmp_path: Path, sockets: Path, spawn: str) -> Iterator[Home]:
 
 def tell(client: Client) -> dict[str, Any]:
     """Return what the daemon tells about itself."""
-    answer = client.call("test.v1.Tiny", "Tell", Empty(), StringValue, timeout_s=PATIENCE_S)
+    answer = client.call(Rpc("test.v1.Tiny", "Tell", Empty, StringValue), Empty(), timeout_s=PATIENCE_S)
     facts: dict[str, Any] = json.loads(answer.value)
     return facts
 
@@ -268,7 +268,7 @@ def test_a_daemon_that_cannot_be_loaded_says_so_and_goes(nest: Home) -> None:
 def test_shutdown_answers_and_then_ends_the_daemon(nest: Home) -> None:
     """The socket is gone before the answer; callbacks run, one that fails is logged and stops no other."""
     client = connect(nest.start().stdout.decode())
-    client.call("test.v1.Tiny", "Stop", Empty(), Empty, timeout_s=PATIENCE_S)
+    client.call(Rpc("test.v1.Tiny", "Stop", Empty, Empty), Empty(), timeout_s=PATIENCE_S)
 
     assert not nest.socket.exists()
     assert wait_until(lambda: not nest.daemons())
@@ -283,7 +283,7 @@ def test_a_bug_in_a_handler_is_logged_and_the_daemon_lives(nest: Home) -> None:
     """The peer hears no more than its text."""
     with connect(nest.start().stdout.decode()) as client:
         with pytest.raises(RpcError) as caught:
-            client.call("test.v1.Tiny", "Fail", Empty(), Empty, timeout_s=PATIENCE_S)
+            client.call(Rpc("test.v1.Tiny", "Fail", Empty, Empty), Empty(), timeout_s=PATIENCE_S)
         assert tell(client)["pid"] in nest.daemons()
 
     assert (2, "a bug") == (caught.value.code, caught.value.message)
@@ -302,7 +302,7 @@ def test_a_daemon_may_bind_its_socket_itself(home: Home) -> None:
             with connect_soon(f"unix://{path}") as client:
                 assert daemon.pid == tell(client)["pid"]
                 second = home.run(*flags)
-                client.call("test.v1.Tiny", "Stop", Empty(), Empty, timeout_s=PATIENCE_S)
+                client.call(Rpc("test.v1.Tiny", "Stop", Empty, Empty), Empty(), timeout_s=PATIENCE_S)
         finally:
             daemon.terminate()
 

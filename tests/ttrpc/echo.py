@@ -13,11 +13,11 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BytesValue, Int64Value
 
-from shim.ttrpc import CallContext, Client, Deferred, Method, Server, Service, connect
+from shim.ttrpc import CallContext, Client, Deferred, Method, Rpc, Service, connect
 from shim.ttrpc._envelope import Metadata, Response, decode_response, encode_request
 from shim.ttrpc._frame import REQUEST, Frame, FrameReader, encode_frame
+from shim.ttrpc.loop_server import LoopServer, same_user
 from shim.ttrpc.pool import WorkerPool
-from shim.ttrpc.server import same_user
 from shim.ttrpc.service import Credentials
 from tests.fakes import PATIENCE_S, LoopThread, wait_until
 
@@ -38,10 +38,10 @@ class EchoServer:
         self.faults: list[tuple[str, BaseException]] = []
         self.refused: list[Credentials | None] = []
         self.count = 0
-        self.server = Server(
+        self.server = LoopServer(
+            [self._service()],
             self.thread.loop,
             self.pool,
-            [self._service()],
             authorize=authorize,
             on_fault=lambda method, error: self.faults.append((method, error)),
             on_refused=self.refused.append,
@@ -111,8 +111,8 @@ class EchoServer:
 
 def call(client: Client, method: str, payload: bytes = b"", timeout_s: float | None = PATIENCE_S) -> bytes:
     """Call a method that takes and returns bytes."""
-    request = BytesValue(value=payload)
-    return client.call(SERVICE, method, request, BytesValue, timeout_s=timeout_s).value
+    rpc = Rpc(SERVICE, method, BytesValue, BytesValue)
+    return client.call(rpc, BytesValue(value=payload), timeout_s=timeout_s).value
 
 
 def request_frame(

@@ -11,7 +11,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.wrappers_pb2 import BytesValue
 
 from shim.errors import ContainerNotFoundError
-from shim.ttrpc import Client, Code, RpcError
+from shim.ttrpc import Client, Code, Rpc, RpcError
 from shim.ttrpc._envelope import Response
 from shim.ttrpc.service import Credentials
 from tests.fakes import PATIENCE_S, wait_until
@@ -77,7 +77,7 @@ def test_large_calls_both_ways_at_once_do_not_deadlock(echo: EchoServer) -> None
 def test_metadata_and_credentials_reach_the_handler(echo: EchoServer) -> None:
     """Keys in lower case, values in order; the peer is who connected."""
     with echo.connect() as client:
-        client.call(SERVICE, "Quick", BytesValue(), BytesValue, metadata=[("Key", "a"), ("key", "b")])
+        client.call(Rpc(SERVICE, "Quick", BytesValue, BytesValue), BytesValue(), metadata=[("Key", "a"), ("key", "b")])
     context = echo.contexts[0]
 
     assert (("key", "a"), ("key", "b")) == context.metadata
@@ -126,7 +126,7 @@ def test_whatever_a_handler_raises_is_contained_to_its_call(
     with echo.connect() as client:
         for _ in range(2):
             with pytest.raises(RpcError) as caught:
-                client.call(SERVICE, method, Empty(), Empty, timeout_s=PATIENCE_S)
+                client.call(Rpc(SERVICE, method, Empty, Empty), Empty(), timeout_s=PATIENCE_S)
             assert code == caught.value.code
             assert text in (caught.value.message, None)
             assert f"{SERVICE}/{method}" == caught.value.method

@@ -12,7 +12,7 @@ from google.protobuf.wrappers_pb2 import BytesValue
 
 from shim.ttrpc import Client, Code, ConnectionClosedError, RpcError, connect
 from shim.ttrpc._envelope import encode_response
-from shim.ttrpc._frame import RESPONSE, encode_frame
+from shim.ttrpc._frame import RESPONSE, Frame, FrameReader, encode_frame
 from tests.fakes import PATIENCE_S, wait_until
 from tests.ttrpc.echo import SERVICE, EchoServer, call
 
@@ -155,12 +155,22 @@ def test_a_silent_server_cannot_outlast_a_deadline(pair: tuple[Client, socket.so
 
 
 def test_a_server_that_does_not_read_cannot_outlast_a_deadline(pair: tuple[Client, socket.socket]) -> None:
-    """Nor in the middle of a request; after which nothing can follow on that connection."""
-    client, _ = pair
-    with pytest.raises(RpcError, match="DEADLINE_EXCEEDED: context deadline exceeded"):
-        call(client, "Quick", bytes(1 << 20), timeout_s=0.05)
+    """Nor in the middle of a request: the rest of it goes out before the next one, and frames that never began do not."""
+    client, peer = pair
+    for _ in range(3):
+        with pytest.raises(RpcError, match="DEADLINE_EXCEEDED: context deadline exceeded"):
+            call(client, "Quick", bytes(1 << 20), timeout_s=0.05)
+    thread, errors = in_thread(lambda: call(client, "Quick", b"next", timeout_s=PATIENCE_S))
+    reader = FrameReader()
+    frames: list[Frame] = []
+    while len(frames) < 2:
+        frames += reader.feed(peer.recv(1 << 20))
+    peer.sendall(encode_frame(frames[1].stream_id, RESPONSE, 0, b""))
+    thread.join(PATIENCE_S)
 
-    assert client.is_closed
+    assert [1, 7] == [frame.stream_id for frame in frames]
+    assert b"next" in (frames[1].body or b"")
+    assert [] == errors
 
 
 def test_a_caller_behind_a_stuck_one_keeps_its_deadline(pair: tuple[Client, socket.socket]) -> None:
@@ -185,7 +195,7 @@ def test_a_deadline_of_centuries_is_fine(pair: tuple[Client, socket.socket]) -> 
     thread, errors = in_thread(lambda: call(client, "Quick", timeout_s=1e12))
     other, more = in_thread(lambda: call(client, "Quick", timeout_s=1e12))
     peer.recv(100)
-    assert wait_until(lambda: client._is_reading)
+    assert wait_until(lambda: client._link._has_reader)
     peer.close()
     thread.join(PATIENCE_S)
     other.join(PATIENCE_S)

@@ -13,10 +13,10 @@ from google.protobuf.wrappers_pb2 import BytesValue, Int64Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shim.ttrpc import ConnectionClosedError, RpcError
+from shim.ttrpc import ConnectionClosedError, Rpc, RpcError
 from shim.ttrpc._envelope import Response
 from shim.ttrpc._frame import DATA, HEADER, MAX_BODY, REQUEST, encode_frame
-from shim.ttrpc.server import peer_credentials, same_user
+from shim.ttrpc.loop_server import peer_credentials, same_user
 from shim.ttrpc.service import Credentials
 from tests import strategies
 from tests.fakes import PATIENCE_S, open_descriptors, wait_until
@@ -69,7 +69,11 @@ def test_four_megabytes_are_the_limit_both_ways(echo: EchoServer) -> None:
     with echo.connect() as client:
 
         def big(size: int) -> int:
-            return len(client.call(SERVICE, "Big", Int64Value(value=size), BytesValue, timeout_s=PATIENCE_S).value)
+            return len(
+                client.call(
+                    Rpc(SERVICE, "Big", Int64Value, BytesValue), Int64Value(value=size), timeout_s=PATIENCE_S
+                ).value
+            )
 
         assert fits == big(fits)
         with pytest.raises(RpcError, match=f"Big: RESOURCE_EXHAUSTED: message length {MAX_BODY + 1} exceed maximum"):

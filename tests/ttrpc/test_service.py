@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import StringValue
 
 from shim.api import task_v2_pb2, task_v3_pb2
-from shim.ttrpc.service import CallContext, Deferred, Method, Service, ServiceTable, snake_case
+from shim.ttrpc.service import CallContext, Deferred, Endpoint, Method, Service, ServiceTable, snake_case
 from shim.ttrpc.status import Code, RpcError
 
 TASK = task_v2_pb2.DESCRIPTOR.services_by_name["Task"]
@@ -121,8 +121,8 @@ def test_find_tells_two_versions_of_a_service_apart() -> None:
     task_v3 = task_v3_pb2.DESCRIPTOR.services_by_name["Task"]
     table = ServiceTable([Service.from_descriptor(each, Some()) for each in (TASK, task_v3)])
 
-    assert table.find("containerd.task.v2.Task", "Wait").request is task_v2_pb2.WaitRequest
-    assert table.find("containerd.task.v3.Task", "Wait").request is task_v3_pb2.WaitRequest
+    assert isinstance(table.find("containerd.task.v2.Task", "Wait").decode(b""), task_v2_pb2.WaitRequest)
+    assert isinstance(table.find("containerd.task.v3.Task", "Wait").decode(b""), task_v3_pb2.WaitRequest)
 
 
 def test_the_same_service_twice_is_an_error() -> None:
@@ -133,18 +133,18 @@ def test_the_same_service_twice_is_an_error() -> None:
 
 def test_decode_of_garbage_is_internal() -> None:
     """Go answers so too; the method is named for the caller."""
-    method = Method("Echo", StringValue, StringValue, lambda _context, _request: None)
+    method = Endpoint("a.B", Method("Echo", StringValue, StringValue, lambda _context, _request: None))
     with pytest.raises(RpcError, match=r"^a\.B/Echo: INTERNAL: ttrpc: error unmarshalling payload: ") as caught:
-        method.decode(b"\x0a\x05", "a.B")
+        method.decode(b"\x0a\x05")
 
     assert Code.INTERNAL == caught.value.code
-    assert "x" == method.decode(b"\x0a\x01x", "a.B").value  # type: ignore[attr-defined]
+    assert "x" == method.decode(b"\x0a\x01x").value  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("answer", "named"), [(None, "NoneType"), (Empty(), "Empty"), ("text", "str")])
 def test_encode_of_something_else_is_internal(answer: object, named: str) -> None:
     """The text names the method, what it returned and what it should have."""
-    method = Method("Echo", StringValue, StringValue, lambda _context, _request: None)
+    method = Endpoint("a.B", Method("Echo", StringValue, StringValue, lambda _context, _request: None))
     with pytest.raises(RpcError) as caught:
         method.encode(answer)
 
@@ -252,6 +252,6 @@ def test_handlers_get_the_message_class_of_their_method() -> None:
     seen: list[Any] = []
     service = Service("a.B", {"M": Method("M", StringValue, Empty, lambda _context, request: seen.append(request))})
     method = ServiceTable([service]).find("a.B", "M")
-    method.handler(CallContext("a.B/M"), method.decode(StringValue(value="v").SerializeToString(), "a.B"))
+    method.handler(CallContext("a.B/M"), method.decode(StringValue(value="v").SerializeToString()))
 
     assert [StringValue(value="v")] == seen

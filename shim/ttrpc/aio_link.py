@@ -1,0 +1,343 @@
+"""The asyncio client's end of a connection: who waits, what is read, what is written.
+
+Rule: one reader for everybody, which never waits for a task; a task that sends waits while the server does not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from shim.ttrpc._client_connection import ClientConnection
+from shim.ttrpc._events import ClientEvent, EndReceived, FaultReceived, MessageReceived, ResponseReceived
+from shim.ttrpc._inbox import Inbox
+from shim.ttrpc.pending import named
+from shim.ttrpc.rpc import Metadata, Rpc, metadata_pairs, timeout_ns
+from shim.ttrpc.status import Code, ConnectionClosedError, LocalProtocolError, RemoteProtocolError, RpcError
+
+_RECEIVE_SIZE: Final = 256 << 10
+_HIGH_WATER: Final = 1 << 20
+_STALL_S: Final = 1.0  # for so long may a stream whose owner takes nothing keep the others waiting
+
+
+class Pending:
+    """A call that has not ended."""
+
+    __slots__ = ("future", "inbox", "name", "stream_id", "timer", "waiters")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.stream_id = 0
+        self.future: asyncio.Future[bytes] | None = None  # of a unary call
+        self.inbox: Inbox | None = None  # of a stream
+        self.waiters: list[asyncio.Future[None]] = []
+        self.timer: asyncio.TimerHandle | None = None
+
+    def fail(self, error: Exception) -> None:
+        """End with an error, unless it has ended."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.inbox is not None:
+            self.inbox.end(error)
+        elif self.future is not None and not self.future.done():
+            self.future.set_exception(error)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let those who wait look again."""
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.waiters.clear()
+
+
+class AioLink:
+    """One connection, shared by the tasks of one loop."""
+
+    def __init__(self, sock: socket.socket, on_close: Callable[[], None] | None) -> None:
+        self.loop = asyncio.get_running_loop()
+        sock.setblocking(False)
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._connection = ClientConnection()
+        self._pending: dict[int, Pending] = {}
+        self._out: deque[memoryview] = deque()
+        self._out_size = 0
+        self._is_corked = False
+        self._is_writing = False
+        self._room: list[asyncio.Future[None]] = []
+        self._stalled: dict[Pending, None] = {}
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._abandoned: deque[Pending] = deque()
+        self._on_close = on_close
+        self.is_closed = False
+        self.loop.add_reader(self._fd, self._ready)
+
+    def close(self) -> None:
+        """Close the connection; calls in flight raise ConnectionClosedError."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self.loop.remove_reader(self._fd)
+        self.loop.remove_writer(self._fd)
+        self._sock.close()
+        self._out.clear()
+        self._out_size = 0
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+        pending, self._pending = list(self._pending.values()), {}
+        for call in pending:
+            call.fail(ConnectionClosedError(f"{call.name}: ttrpc: closed"))
+        self._give_room()
+        if self._on_close is not None:
+            self.loop.call_soon(self._on_close)
+
+    async def start(
+        self, pending: Pending, rpc: Rpc[Any, Any], payload: bytes, timeout_s: float | None, metadata: Metadata
+    ) -> None:
+        """Send a request; its deadline counts from here."""
+        if self._out_size > _HIGH_WATER:
+            began = self.loop.time()
+            await self._wait_for_room(pending, timeout_s)
+            if timeout_s is not None:
+                timeout_s -= self.loop.time() - began
+        self._check_open(pending)
+        if self._abandoned:
+            self._forget_abandoned()
+        pairs = metadata_pairs(metadata) if metadata else ()
+        try:
+            stream_id, frame = self._connection.send_request(rpc.head, payload, rpc.kind, timeout_ns(timeout_s), pairs)
+        except RpcError as error:
+            raise named(error, pending.name) from None
+        pending.stream_id = stream_id
+        self._pending[stream_id] = pending
+        if timeout_s is not None:
+            pending.timer = self.loop.call_later(timeout_s, self._expire, pending)
+        self._write(frame)
+
+    def _check_open(self, pending: Pending) -> None:
+        if self.is_closed:
+            raise ConnectionClosedError(f"{pending.name}: ttrpc: closed")
+
+    def _expire(self, pending: Pending) -> None:
+        self.forget(pending)
+        pending.fail(RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded", pending.name))
+
+    async def _wait_for_room(self, pending: Pending, timeout_s: float | None) -> None:
+        """Wait while too much is unsent."""
+        until = None if timeout_s is None else self.loop.time() + timeout_s
+        while self._out_size > _HIGH_WATER and not self.is_closed:
+            waiter: asyncio.Future[None] = self.loop.create_future()
+            self._room.append(waiter)
+            try:
+                await asyncio.wait_for(waiter, None if until is None else until - self.loop.time())
+            except TimeoutError:
+                raise RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded", pending.name) from None
+
+    async def send(self, pending: Pending, payload: bytes | None) -> None:
+        """Send one message of a stream, or its end."""
+        inbox = pending.inbox
+        while self._out_size > _HIGH_WATER and not self.is_closed and not (inbox is not None and inbox.is_ended):
+            waiter: asyncio.Future[None] = self.loop.create_future()
+            self._room.append(waiter)
+            pending.waiters.append(waiter)
+            await waiter
+        if inbox is not None and inbox.is_ended and inbox.error is not None:
+            raise inbox.error
+        self._check_open(pending)
+        connection, stream_id = self._connection, pending.stream_id
+        try:
+            frame = connection.send_end(stream_id) if payload is None else connection.send_message(stream_id, payload)
+        except (LocalProtocolError, RpcError) as error:
+            raise named(error, pending.name) from None
+        if frame:
+            self._write(frame)
+
+    async def receive(self, pending: Pending) -> bytes | None:
+        """Wait for a stream's next message; None at its end."""
+        inbox = pending.inbox
+        assert inbox is not None  # noqa: S101  # a stream's
+        while not inbox.is_ready:
+            waiter: asyncio.Future[None] = self.loop.create_future()
+            pending.waiters.append(waiter)
+            await waiter
+        payload = inbox.take()
+        if self._stalled and pending in self._stalled and not inbox.is_full:
+            self._free(pending)
+        return payload
+
+    def cancel(self, pending: Pending) -> None:
+        """Give a stream up; whoever waits for it raises CANCELED."""
+        if self._pending.get(pending.stream_id) is pending:
+            self.forget(pending)
+            if pending.inbox is not None:
+                pending.inbox.drop()
+            pending.fail(RpcError(Code.CANCELED, "context canceled", pending.name))
+
+    def abandon(self, pending: Pending) -> None:
+        """Give a call up for want of an owner; any collection of garbage may call it."""
+        self._abandoned.append(pending)
+
+    def _forget_abandoned(self) -> None:
+        while self._abandoned:
+            self.cancel(self._abandoned.popleft())
+
+    def forget(self, pending: Pending) -> None:
+        """Take a call off the tables."""
+        if self._pending.get(pending.stream_id) is pending:
+            del self._pending[pending.stream_id]
+            self._connection.forget(pending.stream_id)
+        if pending.timer is not None:
+            pending.timer.cancel()
+        self._free(pending)
+
+    def _free(self, pending: Pending) -> None:
+        """Read on if this stream was the last that was full."""
+        if pending in self._stalled:
+            del self._stalled[pending]
+            if not self._stalled and not self.is_closed:
+                self.loop.add_reader(self._fd, self._ready)
+
+    def _stall(self, pending: Pending) -> None:
+        """Read no more until the stream's owner takes something, and not for long."""
+        self._stalled[pending] = None
+        self.loop.remove_reader(self._fd)
+        if self._stall_timer is None:
+            self._stall_timer = self.loop.call_later(_STALL_S, self._give_up_stalled)
+
+    def _give_up_stalled(self) -> None:
+        """Fail the streams that nobody takes from, if there are other calls that they keep waiting."""
+        self._stall_timer = None
+        if self._stalled and len(self._pending) == len(self._stalled):
+            self._stall_timer = self.loop.call_later(_STALL_S, self._give_up_stalled)
+            return
+        for pending in list(self._stalled):
+            self.forget(pending)
+            pending.fail(RpcError(Code.RESOURCE_EXHAUSTED, "ttrpc: stream buffer full", pending.name))
+
+    # Reading.
+
+    def _ready(self) -> None:
+        try:
+            data = self._sock.recv(_RECEIVE_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+            return
+        if self._abandoned:
+            self._forget_abandoned()
+        pending_calls = self._pending
+        for event in self._connection.receive_data(data):
+            pending = pending_calls.get(event.stream_id)
+            if pending is not None:
+                if type(event) is ResponseReceived and event.code == 0 and pending.future is not None:
+                    del pending_calls[event.stream_id]
+                    if pending.timer is not None:
+                        pending.timer.cancel()
+                    if not pending.future.done():
+                        pending.future.set_result(event.payload)
+                else:
+                    self._deliver(pending, event)
+
+    def _deliver(self, pending: Pending, event: ClientEvent) -> None:
+        inbox = pending.inbox
+        if isinstance(event, MessageReceived):
+            if inbox is not None:
+                inbox.put(event.payload)
+                if inbox.is_full and pending not in self._stalled:
+                    self._stall(pending)
+            pending.wake()
+            return
+        del self._pending[event.stream_id]
+        if isinstance(event, ResponseReceived) and event.code != Code.OK:
+            pending.fail(RpcError(event.code, event.message, pending.name, event.details))
+            return
+        if isinstance(event, FaultReceived):
+            pending.fail(RemoteProtocolError(event.message, pending.name))
+            return
+        if pending.timer is not None:
+            pending.timer.cancel()
+        if inbox is not None:
+            if not isinstance(event, EndReceived):
+                inbox.put(event.payload)
+            inbox.end()
+        pending.wake()
+
+    # Writing.
+
+    def _write(self, frame: bytes) -> None:
+        """Send or queue a frame; with several calls in flight what comes of one turn of the loop leaves together."""
+        if self._is_corked or self._is_writing:
+            self._out.append(memoryview(frame))
+            self._out_size += len(frame)
+            return
+        if len(self._pending) > 1:
+            self._is_corked = True
+            self._out.append(memoryview(frame))
+            self._out_size += len(frame)
+            self.loop.call_soon(self._uncork)
+            return
+        try:
+            sent = self._sock.send(frame)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.loop.call_soon(self.close)  # what has been received is delivered first
+            return
+        if sent < len(frame):
+            self._out.append(memoryview(frame)[sent:])
+            self._out_size += len(frame) - sent
+            self._is_writing = True
+            self.loop.add_writer(self._fd, self._flush)
+
+    def _uncork(self) -> None:
+        self._is_corked = False
+        if not self.is_closed and not self._is_writing:
+            self._flush()
+
+    def _flush(self) -> None:
+        out = self._out
+        try:
+            while out:
+                sent = self._send_some()
+                self._out_size -= sent
+                while sent:
+                    first = out[0]
+                    if sent < len(first):
+                        out[0] = first[sent:]
+                        break
+                    sent -= len(first)
+                    out.popleft()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+            return
+        if bool(out) != self._is_writing:
+            self._is_writing = bool(out)
+            if out:
+                self.loop.add_writer(self._fd, self._flush)
+            else:
+                self.loop.remove_writer(self._fd)
+        if self._room and self._out_size <= _HIGH_WATER:
+            self._give_room()
+
+    def _send_some(self) -> int:
+        out = self._out
+        if len(out) == 1:
+            return self._sock.send(out[0])
+        if self._out_size <= 64 << 10:
+            return self._sock.send(b"".join(out))
+        return self._sock.sendmsg([out[at] for at in range(min(len(out), 64))])
+
+    def _give_room(self) -> None:
+        waiters, self._room = self._room, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)

@@ -1,0 +1,211 @@
+"""One call on a server, from its request to its last frame, and the stream that its handler may hold.
+
+Rule: a handler runs outside every lock, and whatever it raises is contained to its call.  The peer's lock guards what
+the loop and a handler's thread share: the inbox, and what is written.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any, Generic, Protocol
+
+from shim.ttrpc._inbox import Inbox
+from shim.ttrpc.context import CallContext, Deferred
+from shim.ttrpc.rpc import RequestT, ResponseT
+from shim.ttrpc.service import Endpoint
+from shim.ttrpc.status import Code, RpcError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from shim.ttrpc.loop import Timer
+    from shim.ttrpc.peer import Peer
+
+
+class Waker(Protocol):
+    """Who waits for an inbox to fill or for an outgoing queue to empty; called with the peer's lock held."""
+
+    def wake(self) -> None:
+        """Look again."""
+
+
+class ServerStream(Generic[RequestT, ResponseT]):
+    """What a blocking handler has of a stream: iterate it for the client's messages, `send` the server's."""
+
+    __slots__ = ("_call", "_condition")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._condition = threading.Condition(call.peer.lock)
+        call.waker = self
+
+    def wake(self) -> None:
+        """Let the threads that wait look again."""
+        self._condition.notify_all()
+
+    def recv(self) -> RequestT | None:
+        """Return the client's next message, or None once it has sent its last.
+
+        Raises:
+            RpcError: The call is over: CANCELED, the client has gone; DEADLINE_EXCEEDED; INTERNAL, the bytes are not
+                this method's request.
+        """
+        call = self._call
+        inbox = call.inbox
+        with self._condition:
+            while not inbox.is_ready:
+                self._condition.wait()
+            payload = inbox.take()
+            call.peer.inbox_taken(call)
+        return None if payload is None else call.endpoint.decode(payload)  # type: ignore[return-value]  # by its table
+
+    def __iter__(self) -> Iterator[RequestT]:
+        while (message := self.recv()) is not None:
+            yield message
+
+    def send(self, response: ResponseT) -> None:
+        """Send one message; waits while the client does not read.  Any thread may send.
+
+        Raises:
+            RpcError: The call is over, as in `recv`; RESOURCE_EXHAUSTED, the message is over 4 MiB.
+            LocalProtocolError: The method has no server's stream, or its handler has returned.
+        """
+        call = self._call
+        payload = call.endpoint.encode(response)
+        with self._condition:
+            while call.peer.is_congested and not call.is_over:
+                call.peer.wait_for_room(self)
+                self._condition.wait()
+            call.raise_if_over()
+            call.peer.send_message(call, payload)
+
+
+class Call:
+    """One request on its way through a handler."""
+
+    __slots__ = (
+        "_payload",
+        "context",
+        "deferred",
+        "endpoint",
+        "inbox",
+        "is_over",
+        "on_over",
+        "peer",
+        "stream_id",
+        "timer",
+        "waker",
+    )
+
+    def __init__(self, peer: Peer, stream_id: int, endpoint: Endpoint, payload: bytes, context: CallContext) -> None:
+        self.peer = peer
+        self.stream_id = stream_id
+        self.endpoint = endpoint
+        self.context = context
+        self._payload = payload
+        self.timer: Timer | None = None
+        self.deferred: Deferred | None = None
+        self.waker: Waker | None = None
+        self.on_over: Any = None  # what stops a coroutine
+        self.is_over = False
+        self.inbox: Inbox = _NO_INBOX if not endpoint.kind else Inbox()
+
+    def run(self) -> None:
+        """Run the handler and answer with what it returns or raises."""
+        endpoint = self.endpoint
+        try:
+            result = endpoint.handler(self.context, self.request())
+            if endpoint.kind & 1:
+                self._send_all(result)
+                self.end()
+            elif isinstance(result, Deferred):
+                self.deferred = result
+                result.on_done(self._answer_deferred)
+            else:
+                self.answer(endpoint.encode(result))
+        except BaseException as error:  # whatever a handler raises is contained to its call
+            self.fail(error)
+
+    def request(self) -> Any:
+        """Return what the handler gets: the request, or the stream where the client streams."""
+        if self.endpoint.kind & 2:
+            return self.peer.server.make_stream(self)
+        return self.endpoint.decode(self._payload)
+
+    def _send_all(self, responses: Any) -> None:
+        """Send what a blocking handler yields."""
+        if responses is None:
+            return
+        stream: ServerStream[Any, Any] = ServerStream(self) if self.waker is None else self.waker  # type: ignore[assignment]
+        try:
+            for response in responses:
+                stream.send(response)
+        finally:
+            close = getattr(responses, "close", None)
+            if close is not None:
+                close()
+
+    def _answer_deferred(self, deferred: Deferred) -> None:
+        try:
+            payload = self.endpoint.encode(deferred.result())
+        except BaseException as error:  # as in run
+            self.fail(error)
+            return
+        self.answer(payload)
+
+    def answer(self, payload: bytes) -> None:
+        """End the call with its one response."""
+        self._stop_timer()
+        self.peer.send_response(self, payload)
+        self.context.cancel()
+
+    def end(self) -> None:
+        """End the server's stream."""
+        self._stop_timer()
+        self.peer.send_end(self)
+        self.context.cancel()
+
+    def fail(self, error: BaseException) -> None:
+        """End the call with an exception's status; one that no handler should raise is reported too."""
+        self._stop_timer()
+        if not self.is_over:  # what a handler raises because its call has been given up is neither answer nor bug
+            is_answer = isinstance(error, OSError) or isinstance(getattr(error, "code", None), int)
+            if not is_answer or not isinstance(error, Exception):
+                self.peer.fault(self.context.method, error)
+            self.peer.send_error(self, error)
+        self.context.cancel()
+
+    def expire(self) -> None:
+        """Answer that the deadline has passed; a handler that runs goes on and its late answer is dropped."""
+        error = RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded", self.context.method)
+        self.peer.send_error(self, error)
+        self.give_up(error)
+
+    def give_up(self, error: Exception) -> None:
+        """Tell the handler that nobody waits any more, and why; the peer has no lock held."""
+        self._stop_timer()
+        with self.peer.lock:
+            self.is_over = True
+            if self.inbox is not _NO_INBOX:
+                self.inbox.drop()
+                self.inbox.end(error)
+            if self.waker is not None:
+                self.waker.wake()
+        self.context.cancel()
+        if self.deferred is not None:
+            self.deferred.abandon()
+        if self.on_over is not None:
+            self.on_over()
+
+    def raise_if_over(self) -> None:
+        """Raise what the call was given up for; the peer's lock is held."""
+        if self.is_over:
+            raise self.inbox.error or RpcError(Code.CANCELED, "context canceled", self.context.method)
+
+    def _stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+_NO_INBOX = Inbox()
+"""Of every call that streams nothing."""

@@ -1,0 +1,472 @@
+"""The blocking client's end of a connection: who reads, who waits, who writes.
+
+Rule: of the threads that wait one reads, the leader; it wakes those whose answers came, and when it has its own, one
+that still waits leads on.  One lock guards the tables and is never held in a system call that may block; another keeps
+the frames on the wire in the order of their ids.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from shim.ttrpc._client_connection import ClientConnection
+from shim.ttrpc._envelope import Metadata
+from shim.ttrpc._events import ClientEvent, EndReceived, FaultReceived, MessageReceived, ResponseReceived
+from shim.ttrpc._streams import Kind
+from shim.ttrpc.pending import Pending, named
+from shim.ttrpc.status import Code, ConnectionClosedError, LocalProtocolError, RemoteProtocolError, RpcError
+
+_RECEIVE_SIZE: Final = 256 << 10
+_STALL_S: Final = 1.0  # for so long may a stream whose owner takes nothing keep the others waiting
+_LOOK_S: Final = 0.05  # how long one that waits to send leaves it to another to read before it looks again
+_HANG_UP: Final = getattr(select, "POLLRDHUP", select.POLLHUP)
+
+
+class Link:
+    """One connection, shared by threads."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._connection = ClientConnection()
+        self._lock = threading.Lock()
+        self._send_lock = threading.Lock()
+        self._pending: dict[int, Pending] = {}
+        self._followers: dict[Any, Pending] = {}  # gates of the threads that wait without reading, oldest first
+        self._leader: Pending | None = None
+        self._has_reader = False
+        self._room = threading.Condition(self._lock)
+        self._stalled: dict[Pending, None] = {}
+        self._unsent = b""  # the rest of a frame whose sender's deadline has passed; goes out before the next one
+        self._abandoned: deque[Pending] = deque()
+        self._poller = select.poll()
+        self._poller.register(sock, select.POLLIN)
+        self._wake_fds: tuple[int, int] | None = None
+        self._closed = threading.Event()
+        self.is_closed = False
+
+    # Starting and ending.
+
+    def close(self) -> None:
+        """End the connection; every call in flight fails."""
+        with self._lock:
+            self._end()
+        self._closed.set()
+
+    def hang_up(self) -> None:
+        """End the connection for want of an owner; takes no lock, so that any collection of garbage may call it."""
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended already
+        self._sock.close()
+        self._close_wake_fds()
+
+    def watch(self, on_close: Callable[[], None]) -> None:
+        """Call `on_close()` in a thread of its own once the connection has ended and every call has failed."""
+        fd = os.dup(self._sock.fileno())
+        threading.Thread(target=self._watch, args=(fd, on_close), name="ttrpc on-close", daemon=True).start()
+
+    def _watch(self, fd: int, on_close: Callable[[], None]) -> None:
+        try:
+            poller = select.poll()
+            poller.register(fd, _HANG_UP)
+            poller.poll()
+        finally:
+            os.close(fd)
+        while not self._closed.is_set():
+            with self._lock:
+                is_reader = not self._has_reader
+                while is_reader and not self.is_closed:  # no wait is in this: the other side's end is behind the data
+                    self._take(self._receive_now() or b"")
+            self._closed.wait(_LOOK_S)
+        on_close()
+
+    def _end(self) -> None:
+        """Close the socket and fail what is in flight; the lock is held."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads
+        except OSError:
+            pass  # the peer was faster
+        self._sock.close()
+        for pending in list(self._pending.values()):
+            pending.fail(ConnectionClosedError(f"{pending.name}: ttrpc: closed"))
+            self._wake(pending)
+        self._pending.clear()
+        self._room.notify_all()
+        self._closed.set()
+        self._close_wake_fds()
+
+    # Calls.
+
+    def start(
+        self, pending: Pending, head: bytes, payload: bytes, kind: int, timeout_ns: int, metadata: Metadata
+    ) -> None:
+        """Send a request.
+
+        Raises:
+            RpcError: RESOURCE_EXHAUSTED, it is over 4 MiB; DEADLINE_EXCEEDED while others sent.
+            ConnectionClosedError: The connection has ended.
+            LocalProtocolError: The connection's ids are used up.
+        """
+        self._lock_sending(pending)
+        try:
+            with self._lock:
+                if self.is_closed:
+                    raise ConnectionClosedError(f"{pending.name}: ttrpc: closed")
+                if self._abandoned:
+                    self._forget_abandoned()
+                try:
+                    stream_id, frame = self._connection.send_request(head, payload, Kind(kind), timeout_ns, metadata)
+                except RpcError as error:
+                    raise RpcError(error.code, error.message, pending.name) from None
+                pending.stream_id = stream_id
+                self._pending[stream_id] = pending
+            try:
+                self._write(frame, pending)
+            except BaseException:
+                self._forget(pending)
+                raise
+        finally:
+            self._send_lock.release()
+
+    def result(self, pending: Pending) -> bytes:
+        """Wait for the answer of a unary call."""
+        self._wait(pending)
+        if pending.error is not None:
+            raise pending.error
+        return pending.answer or b""
+
+    def receive(self, pending: Pending) -> bytes | None:
+        """Wait for a stream's next message; None at its end."""
+        inbox = pending.inbox
+        assert inbox is not None  # noqa: S101  # a stream's
+        self._wait(pending)
+        with self._lock:
+            payload = inbox.take()
+            if pending in self._stalled and not inbox.is_full:
+                del self._stalled[pending]
+                self._room.notify_all()
+        return payload
+
+    def send(self, pending: Pending, payload: bytes) -> None:
+        """Send one message of a stream."""
+        self._send(pending, lambda: self._connection.send_message(pending.stream_id, payload))
+
+    def send_end(self, pending: Pending) -> None:
+        """End this side's stream."""
+        self._send(pending, lambda: self._connection.send_end(pending.stream_id))
+        pending.has_sent_end = True
+
+    def _send(self, pending: Pending, encode: Callable[[], bytes]) -> None:
+        self._lock_sending(pending)
+        try:
+            with self._lock:
+                inbox = pending.inbox
+                if inbox is not None and inbox.is_ended and inbox.error is not None:
+                    raise inbox.error
+                try:
+                    frame = encode()
+                except (LocalProtocolError, RpcError) as error:
+                    raise named(error, pending.name) from None
+            if frame:
+                self._write(frame, pending)
+        finally:
+            self._send_lock.release()
+
+    def cancel(self, pending: Pending) -> None:
+        """Give a call up; whoever waits for it raises CANCELED.  From any thread."""
+        with self._lock:
+            if self._pending.pop(pending.stream_id, None) is not pending:
+                return
+            self._connection.forget(pending.stream_id)
+            if pending.inbox is not None:
+                pending.inbox.drop()
+            pending.fail(RpcError(Code.CANCELED, "context canceled", pending.name))
+            self._free(pending)
+            self._wake(pending)
+            self._room.notify_all()
+            if self._leader is pending and self._wake_fds is not None:
+                os.write(self._wake_fds[1], b"\0")
+
+    def abandon(self, pending: Pending) -> None:
+        """Give a call up for want of an owner; takes no lock, so that any collection of garbage may call it."""
+        self._abandoned.append(pending)
+
+    def _forget_abandoned(self) -> None:
+        while self._abandoned:
+            self._drop(self._abandoned.popleft())
+
+    def _forget(self, pending: Pending) -> None:
+        with self._lock:
+            self._drop(pending)
+
+    def _drop(self, pending: Pending) -> None:
+        """Take a call off the tables; the lock is held."""
+        if self._pending.get(pending.stream_id) is pending:
+            del self._pending[pending.stream_id]
+            self._connection.forget(pending.stream_id)
+        self._free(pending)
+
+    def _free(self, pending: Pending) -> None:
+        if pending in self._stalled:
+            del self._stalled[pending]
+            self._room.notify_all()
+
+    # Waiting.
+
+    def _wait(self, pending: Pending) -> None:
+        """Return once `pending` is ready.
+
+        Raises:
+            RpcError: DEADLINE_EXCEEDED.
+        """
+        lock = self._lock
+        lock.acquire()
+        try:
+            while not pending.is_ready:
+                remaining = pending.remaining()
+                if remaining is not None and remaining <= 0:
+                    self._drop(pending)
+                    error = pending.expired()
+                    pending.fail(error)
+                    raise error
+                if self._has_reader:
+                    self._follow(pending, remaining)
+                else:
+                    self._lead(pending)
+        finally:
+            self._promote()
+            lock.release()
+
+    def _promote(self) -> None:
+        """Let the one that has waited longest read, if nobody does; the lock is held."""
+        if self._followers and not self._has_reader:
+            gate = next(iter(self._followers))
+            pending = self._followers.pop(gate)
+            pending.gates.remove(gate)
+            gate.release()
+
+    def _wake(self, pending: Pending) -> None:
+        """Let the threads go that wait for this call; the lock is held."""
+        for gate in pending.gates:
+            self._followers.pop(gate, None)
+            gate.release()
+        pending.gates.clear()
+
+    def _follow(self, pending: Pending, remaining: float | None) -> None:
+        """Wait until another thread has an answer for this one, or leaves the reading to it; the lock is held."""
+        gate = threading.Lock()
+        gate.acquire()
+        pending.gates.append(gate)
+        self._followers[gate] = pending
+        self._lock.release()
+        try:
+            gate.acquire(timeout=-1 if remaining is None else remaining)
+        finally:
+            self._lock.acquire()
+            if self._followers.pop(gate, None) is not None:  # its time is over, nobody opened it
+                pending.gates.remove(gate)
+
+    def _lead(self, pending: Pending) -> None:
+        """Read once, for everybody; the lock is held."""
+        if self._stalled and not self._make_room(pending):
+            return
+        self._has_reader = True
+        self._leader = pending
+        if pending.is_cancellable and self._wake_fds is None:
+            self._wake_fds = os.pipe()
+            self._poller.register(self._wake_fds[0], select.POLLIN)
+        self._lock.release()
+        data: bytes | None = None
+        try:
+            data = self._receive(pending)
+        finally:
+            self._lock.acquire()
+            self._has_reader = False
+            self._leader = None
+            if data is not None:
+                self._take(data)
+
+    def _make_room(self, pending: Pending) -> bool:
+        """Wait until no stream is full, or give those up that stay so; the lock is held.
+
+        Returns False when `pending` has to be looked at again first.
+        """
+        until = time.monotonic() + _STALL_S
+        while self._stalled and not self.is_closed:
+            left = until - time.monotonic()
+            if left <= 0:
+                self._give_up_stalled()
+                break
+            remaining = pending.remaining()
+            if pending.is_ready or remaining == 0 or self._has_reader:
+                return False
+            self._room.wait(left if remaining is None else min(left, remaining))
+        return not pending.is_ready and not self._has_reader
+
+    def _give_up_stalled(self) -> None:
+        for stalled in list(self._stalled):
+            self._drop(stalled)
+            stalled.fail(RpcError(Code.RESOURCE_EXHAUSTED, "ttrpc: stream buffer full", stalled.name))
+            self._wake(stalled)
+        self._stalled.clear()
+
+    # Reading.
+
+    def _receive(self, pending: Pending) -> bytes | None:
+        """Read once; None when a deadline or a cancellation came first, empty at the end of the connection."""
+        if pending.is_cancellable:
+            data = self._receive_now()
+            if data is not None:
+                return data
+        elif pending.deadline is None and self._wake_fds is None:
+            try:
+                return self._sock.recv(_RECEIVE_SIZE)
+            except OSError:
+                return b""
+        remaining = pending.remaining()
+        try:
+            ready = self._poller.poll(None if remaining is None else remaining * 1000)
+        except (OSError, ValueError):  # closed by another thread
+            return b""
+        wake = self._wake_fds
+        if wake is not None and any(fd == wake[0] for fd, _ in ready):
+            try:
+                os.read(wake[0], 64)
+            except OSError:
+                return b""  # closed by another thread
+            return None
+        return self._receive_now() if ready else None
+
+    def _receive_now(self) -> bytes | None:
+        try:
+            return self._sock.recv(_RECEIVE_SIZE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def _take(self, data: bytes) -> None:
+        """Hand what was read to its callers; the lock is held."""
+        if not data:
+            self._end()
+            return
+        if self._abandoned:
+            self._forget_abandoned()
+        for event in self._connection.receive_data(data):
+            pending = self._pending.get(event.stream_id)
+            if pending is not None:
+                self._deliver(pending, event)
+
+    def _deliver(self, pending: Pending, event: ClientEvent) -> None:
+        inbox = pending.inbox
+        if isinstance(event, MessageReceived):
+            if inbox is not None:
+                inbox.put(event.payload)
+                if inbox.is_full:
+                    self._stalled[pending] = None
+        else:
+            del self._pending[event.stream_id]
+            self._finish(pending, event)
+        if pending.gates:
+            self._wake(pending)
+
+    @staticmethod
+    def _finish(pending: Pending, event: ResponseReceived | EndReceived | FaultReceived) -> None:
+        inbox = pending.inbox
+        if isinstance(event, ResponseReceived):
+            if event.code != Code.OK:
+                pending.fail(RpcError(event.code, event.message, pending.name, event.details))
+            elif inbox is None:
+                pending.answer = event.payload
+            else:
+                inbox.put(event.payload)
+                inbox.end()
+        elif isinstance(event, FaultReceived):
+            pending.fail(RemoteProtocolError(event.message, pending.name))
+        elif inbox is not None:
+            inbox.end()
+
+    # Writing; the send lock is held.
+
+    def _lock_sending(self, pending: Pending) -> None:
+        """Take the send lock; the wait for that counts too (ttrpc#174)."""
+        remaining = pending.remaining()
+        if not self._send_lock.acquire(timeout=-1 if remaining is None else remaining):
+            raise pending.expired()
+
+    def _write(self, frame: bytes, pending: Pending) -> None:
+        """Send a frame.
+
+        Raises:
+            RpcError: DEADLINE_EXCEEDED, or what the call has ended with meanwhile.
+            ConnectionClosedError: The connection has ended.
+        """
+        view = memoryview(frame)
+        if self._unsent:
+            view, self._unsent = memoryview(self._unsent + frame), b""
+        while True:
+            try:
+                sent = self._sock.send(view, socket.MSG_DONTWAIT)
+                if sent == len(view):
+                    return
+                view = view[sent:]
+            except BlockingIOError:
+                if not self._wait_to_write(pending):
+                    # What has begun must be ended before anything follows; a frame that has not begun never goes out.
+                    self._unsent = bytes(view if len(view) < len(frame) else view[: len(view) - len(frame)])
+                    raise pending.expired() from None
+            except OSError:
+                self.close()
+                raise ConnectionClosedError(f"{pending.name}: ttrpc: closed") from None
+
+    def _wait_to_write(self, pending: Pending) -> bool:
+        """Wait until the socket takes more, and read meanwhile if nobody else does; False when the deadline came."""
+        stalled_since = time.monotonic()
+        while True:
+            with self._lock:
+                if self._stalled and time.monotonic() - stalled_since > _STALL_S:
+                    self._give_up_stalled()
+                is_reader = not (self._has_reader or self._stalled or self.is_closed)
+                if is_reader:
+                    self._has_reader = True
+            remaining = pending.remaining()
+            wait_s = remaining if is_reader else _LOOK_S if remaining is None else min(_LOOK_S, remaining)
+            data: bytes | None = None
+            is_writable = True  # so says a closed socket too: the write will tell
+            try:
+                poller = select.poll()
+                poller.register(self._sock, select.POLLOUT | (select.POLLIN if is_reader else 0))
+                ready = dict(poller.poll(None if wait_s is None else wait_s * 1000))
+                events = ready.popitem()[1] if ready else 0
+                is_writable = bool(events & ~select.POLLIN)
+                if is_reader and events & ~select.POLLOUT:
+                    data = self._receive_now()
+            except (OSError, ValueError):
+                pass
+            finally:
+                if is_reader:
+                    with self._lock:
+                        self._has_reader = False
+                        if data is not None:
+                            self._take(data)
+                        self._promote()
+            if is_writable:
+                return True
+            if remaining is not None and remaining <= 0:
+                return False
+
+    def _close_wake_fds(self) -> None:
+        fds, self._wake_fds = self._wake_fds, None
+        for fd in fds or ():
+            os.close(fd)

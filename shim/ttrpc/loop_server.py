@@ -1,0 +1,231 @@
+"""A server on a loop that somebody else runs: listeners, connections, services, limits, and the way to an end.
+
+Rule: the loop never waits for a handler, a handler never for a slow reader, and one bad call never ends a connection.
+`Server` runs it on a loop of its own, `aio.Server` on asyncio's, a shim's daemon on the loop that serves its stdio too.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from shim.ttrpc.address import SocketFile, listen, remove_socket_file, socket_file
+from shim.ttrpc.calls import Call, ServerStream
+from shim.ttrpc.context import Credentials
+from shim.ttrpc.loop import READABLE, EventLoop
+from shim.ttrpc.peer import Peer
+from shim.ttrpc.pool import WorkerPool
+from shim.ttrpc.service import Interceptor, Service, ServiceTable
+from shim.ttrpc.status import Code, RpcError
+
+_ACCEPT_RETRY_S: Final = 0.5
+
+
+class Limits(NamedTuple):
+    """What peers may make a server hold; 0 means no limit.
+
+    `connections` beyond the limit wait to be accepted; `calls` in flight beyond it, on one connection, are answered
+    with RESOURCE_EXHAUSTED.  Above `unsent_bytes` of answers that a peer does not read, it is not read from either.
+    A handler that does not take its client's messages stops the reading too, for at most `stall_s` seconds: then its
+    call ends with RESOURCE_EXHAUSTED and the others of the connection go on.
+    """
+
+    connections: int = 0
+    calls: int = 0
+    unsent_bytes: int = 8 << 20
+    stall_s: float = 1.0
+
+
+def peer_credentials(sock: socket.socket) -> Credentials | None:
+    """Return who is on the other end of a unix socket, or None where the system cannot tell."""
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None or sock.family != socket.AF_UNIX:
+        return None
+    return Credentials(*struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, option, 12)))
+
+
+def same_user(credentials: Credentials | None) -> bool:
+    """Admit only this process's effective user and group, as containerd's servers do."""
+    return credentials is None or (credentials.uid == os.geteuid() and credentials.gid == os.getegid())
+
+
+class LoopServer:
+    """Serves services on listening or connected sockets; its methods belong to the loop's thread.
+
+    `authorize` may refuse a peer by its credentials; `on_fault` gets exceptions that no handler should raise (the peer
+    gets UNKNOWN), `on_refused` the peers that were refused.
+    """
+
+    def __init__(
+        self,
+        services: Iterable[Service],
+        loop: EventLoop,
+        pool: WorkerPool,
+        *,
+        interceptors: Sequence[Interceptor] = (),
+        authorize: Callable[[Credentials | None], bool] = same_user,
+        limits: Limits | None = None,
+        on_fault: Callable[[str, BaseException], None] = lambda _method, _error: None,
+        on_refused: Callable[[Credentials | None], None] = lambda _credentials: None,
+    ) -> None:
+        self.loop = loop
+        self.pool = pool
+        self.table = ServiceTable((), interceptors)
+        self.limits = limits or Limits()
+        self.on_fault = on_fault
+        self.is_draining = False
+        self._authorize = authorize
+        self._on_refused = on_refused
+        self._listeners: dict[int, socket.socket] = {}
+        self._files: list[SocketFile] = []
+        self._peers: set[Peer] = set()
+        self._on_drained: Callable[[], None] | None = None
+        self._lock = threading.Lock()
+        for service in services:
+            self.register(service)
+
+    @property
+    def connections(self) -> int:
+        """How many peers are connected."""
+        return len(self._peers)
+
+    def register(self, service: Service) -> None:
+        """Add a service; calls find it at once.
+
+        Raises:
+            ValueError: There is one of that name.
+            TypeError: A handler is of a kind that this server cannot run.
+        """
+        for method in service.methods.values():
+            if method.is_async and not self.runs_coroutines:
+                name = f"{service.name}/{method.name}"
+                raise TypeError(f"the handler of {name} is a coroutine function: shim.ttrpc.aio.Server runs those")
+        self.table.add(service)
+
+    @property
+    def runs_coroutines(self) -> bool:
+        """True for servers on asyncio's loop."""
+        return False
+
+    def listen(self, address: str, *, backlog: int = 128) -> None:
+        """Bind an address (as `connect` takes it) and accept connections; the end of the server removes the socket.
+
+        A socket file that nobody listens on any more is replaced.
+
+        Raises:
+            ValueError: The address is no ttrpc address.
+            OSError: It cannot be bound; the message names the address.
+        """
+        sock = listen(address, backlog)
+        file = socket_file(sock)
+        if file is not None:
+            self._files.append(file)
+        self.add_listener(sock)
+
+    def add_listener(self, sock: socket.socket) -> None:
+        """Accept connections on a listening socket; the server owns it from here."""
+        sock.setblocking(False)
+        with self._lock:
+            if not self.is_draining:
+                self._listeners[sock.fileno()] = sock
+                self.loop.register(sock.fileno(), READABLE, lambda _events: self._accept(sock))
+                return
+        sock.close()
+
+    def add_connection(self, sock: socket.socket) -> None:
+        """Serve one connected socket; the server owns it from here."""
+        sock.setblocking(False)
+        self._peers.add(Peer(self, sock, peer_credentials(sock)))
+
+    def close(self) -> None:
+        """Close every listener and connection at once; calls in flight are given up."""
+        self.close_listeners()
+        for peer in list(self._peers):
+            peer.close()
+
+    def close_listeners(self) -> None:
+        """Stop accepting; connections live on."""
+        with self._lock:
+            listeners, self._listeners = self._listeners, {}
+        for fd, sock in listeners.items():
+            self.loop.unregister(fd)
+            sock.close()
+        while self._files:
+            remove_socket_file(self._files.pop())
+
+    def shutdown(self, grace_s: float, on_drained: Callable[[], None]) -> None:
+        """Stop accepting, refuse new calls, and call `on_drained()` once those in flight have been answered.
+
+        After `grace_s` seconds the remaining ones are given up; then every connection is closed.  Runs on the loop.
+        """
+        self.is_draining = True
+        self.close_listeners()
+        self._on_drained = on_drained
+        self.loop.call_later(grace_s, self._finish_shutdown)
+        self.check_drained()
+
+    def check_drained(self) -> None:
+        """End a shutdown that only waited for the last answer; runs on the loop."""
+        if self.is_draining and all(peer.is_idle for peer in self._peers):
+            self._finish_shutdown()
+
+    def _finish_shutdown(self) -> None:
+        done, self._on_drained = self._on_drained, None
+        if done is None:
+            return
+        for peer in list(self._peers):
+            peer.close()
+        done()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            if self.limits.connections and len(self._peers) >= self.limits.connections:
+                self._watch_listeners(0)
+                return
+            try:
+                sock, _ = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:  # out of descriptors: the backlog keeps the peers until some are free
+                if listener.fileno() in self._listeners:
+                    self.on_fault("accept", error)
+                    self._watch_listeners(0)
+                    self.loop.call_later(_ACCEPT_RETRY_S, lambda: self._watch_listeners(READABLE))
+                return
+            credentials = peer_credentials(sock)
+            if self._authorize(credentials):
+                sock.setblocking(False)
+                self._peers.add(Peer(self, sock, credentials))
+            else:
+                self._on_refused(credentials)
+                sock.close()
+
+    def _watch_listeners(self, events: int) -> None:
+        for fd in list(self._listeners):
+            self.loop.modify(fd, events)
+
+    # For the server's parts.
+
+    def forget(self, peer: Peer) -> None:
+        """Drop a closed connection from the books."""
+        self._peers.discard(peer)
+        if self.limits.connections:
+            self._watch_listeners(READABLE)
+
+    def run(self, call: Call) -> None:
+        """Run a call's handler: here if it never blocks, else on a thread."""
+        if call.endpoint.is_inline and not call.endpoint.kind:
+            call.run()
+            return
+        try:
+            self.pool.submit(call.run)
+        except RuntimeError as error:
+            call.fail(RpcError(Code.RESOURCE_EXHAUSTED, str(error), call.context.method))
+
+    def make_stream(self, call: Call) -> Any:
+        """Return what the handler of a client's stream gets."""
+        return ServerStream(call)

@@ -1,0 +1,386 @@
+"""One connection of a server.
+
+Rule: reading happens on the loop; answers may come from any thread, under the lock.  A peer that does not read its
+answers, or whose stream's handler does not take what was sent, is not read from any more: what it may make the server
+hold is bounded (Go 1.2 grows without end).
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from collections import deque
+from typing import Any, Final
+
+from shim.ttrpc._events import EndReceived, FaultReceived, MessageReceived, RequestReceived, ServerEvent
+from shim.ttrpc._server_connection import ServerConnection
+from shim.ttrpc.calls import Call, Waker
+from shim.ttrpc.context import CallContext, Credentials
+from shim.ttrpc.loop import READABLE, WRITABLE, Timer
+from shim.ttrpc.service import Endpoint
+from shim.ttrpc.status import Code, RpcError, status_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from shim.ttrpc.loop_server import LoopServer
+
+_RECEIVE_SIZE: Final = 256 << 10
+_MOST_BUFFERS: Final = 64  # for one sendmsg; the system takes 1024
+
+
+class Peer:
+    """A connected client."""
+
+    __slots__ = (
+        "_backlog",
+        "_calls",
+        "_connection",
+        "_fd",
+        "_is_closed",
+        "_is_corked",
+        "_is_ended",
+        "_is_paused",
+        "_is_watch_due",
+        "_out",
+        "_out_size",
+        "_sock",
+        "_stall_timer",
+        "_stalled",
+        "_waiting",
+        "_watched",
+        "credentials",
+        "lock",
+        "server",
+    )
+
+    def __init__(self, server: LoopServer, sock: socket.socket, credentials: Credentials | None) -> None:
+        self.server = server
+        self.credentials = credentials
+        self.lock = threading.Lock()
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._connection: ServerConnection[Endpoint] = ServerConnection(server.table)
+        self._calls: dict[int, Call] = {}
+        self._out: deque[memoryview] = deque()
+        self._out_size = 0
+        self._backlog: deque[ServerEvent[Endpoint]] = deque()  # received, and held back while the peer is paused
+        self._waiting: set[Waker] = set()  # handlers that want to send and may not yet
+        self._stalled: set[Call] = set()  # calls whose inbox is full
+        self._stall_timer: Timer | None = None
+        self._is_closed = False
+        self._is_corked = False
+        self._is_ended = False
+        self._is_paused = False
+        self._is_watch_due = False
+        self._watched = READABLE
+        server.loop.register(self._fd, READABLE, self._ready)
+
+    @property
+    def is_idle(self) -> bool:
+        """True when every answer has been written; calls whose answer was put off (Wait) may never have one."""
+        return not self._out and all(call.deferred is not None for call in list(self._calls.values()))
+
+    @property
+    def is_congested(self) -> bool:
+        """True while a handler should not send more; the lock is held."""
+        return self._out_size > self.server.limits.unsent_bytes and not self._is_closed
+
+    def close(self) -> None:
+        """Close the connection and tell the calls in flight that nobody waits; runs on the loop."""
+        with self.lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self.server.loop.unregister(self._fd)
+            self._sock.close()
+            calls, self._calls = self._calls, {}
+            self._out.clear()
+            self._out_size = 0
+            self._backlog.clear()
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+        for call in calls.values():
+            call.give_up(RpcError(Code.CANCELED, "context canceled", call.context.method))
+        self.server.forget(self)
+        self.server.check_drained()
+
+    # Reading, on the loop.
+
+    def _ready(self, events: int) -> None:
+        if events & WRITABLE:
+            with self.lock:
+                self._flush()
+            self._go_on()
+            self.server.check_drained()
+        if events & ~WRITABLE:
+            self._receive()
+
+    def _receive(self) -> None:
+        try:
+            data = self._sock.recv(_RECEIVE_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        if not data:
+            if _has_hung_up(self._sock):
+                self.close()
+            else:
+                self._end_input()
+            return
+        with self.lock:
+            events = self._connection.receive_data(data)
+            self._is_corked = True
+            self._write(self._connection.data_to_send())
+        self._dispatch(events)
+
+    def _dispatch(self, events: list[ServerEvent[Endpoint]]) -> None:
+        """Act on events; what answers leave at once is sent together.  The cork is in."""
+        try:
+            for at, event in enumerate(events):
+                if self._out_size > self.server.limits.unsent_bytes:
+                    self._backlog.extend(events[at:])
+                    break
+                if type(event) is RequestReceived:
+                    self._start(event)
+                else:
+                    self._feed(event)
+        finally:
+            with self.lock:
+                self._is_corked = False
+                self._flush()
+
+    def _end_input(self) -> None:
+        """The peer has closed its sending half only: it still reads the answers to what it asked."""
+        with self.lock:
+            self._is_ended = True
+            self._set_watch()
+        self._close_if_finished()
+
+    def _close_if_finished(self) -> None:
+        if self._is_ended and not self._calls and not self._out and not self._backlog:
+            self.close()
+
+    def _start(self, request: RequestReceived[Endpoint]) -> None:
+        stream_id, endpoint, payload, timeout_ns, metadata = request
+        server = self.server
+        context = CallContext(endpoint.full_name, timeout_ns=timeout_ns, metadata=metadata, peer=self.credentials)
+        call = Call(self, stream_id, endpoint, payload, context)
+        if server.is_draining:
+            self.send_error(call, RpcError(Code.UNAVAILABLE, "server is shutting down"))
+            return
+        if server.limits.calls and len(self._calls) >= server.limits.calls:
+            text = f"more than {server.limits.calls} calls in flight on this connection"
+            self.send_error(call, RpcError(Code.RESOURCE_EXHAUSTED, text))
+            return
+        self._calls[stream_id] = call
+        if timeout_ns:
+            call.timer = server.loop.call_later(max(0.0, timeout_ns / 1e9), call.expire)
+        server.run(call)
+
+    def _feed(self, event: ServerEvent[Endpoint]) -> None:
+        """Hand a message or the end of a client's stream to its call."""
+        with self.lock:
+            call = self._calls.get(event.stream_id)
+            if call is None:
+                return
+            if isinstance(event, MessageReceived):
+                call.inbox.put(event.payload)
+                if call.inbox.is_full and call not in self._stalled:
+                    self._stall(call)
+            elif isinstance(event, EndReceived):
+                call.inbox.end()
+            if call.waker is not None:
+                call.waker.wake()
+        if isinstance(event, FaultReceived):
+            with self.lock:
+                self._forget(call)
+            call.give_up(RpcError(Code.RESOURCE_EXHAUSTED, event.message, call.context.method))
+
+    def _stall(self, call: Call) -> None:
+        """Read no more until the handler takes something, and not for long; the lock is held."""
+        self._stalled.add(call)
+        self._set_watch()
+        if self._stall_timer is None:
+            self._stall_timer = self.server.loop.call_later(self.server.limits.stall_s, self._give_up_stalled)
+
+    def _give_up_stalled(self) -> None:
+        """One handler does not take what its client sends, and every call of the connection waits: end that one."""
+        self._stall_timer = None
+        for call in list(self._stalled):
+            error = RpcError(Code.RESOURCE_EXHAUSTED, "ttrpc: stream buffer full", call.context.method)
+            self.send_error(call, error)
+            call.give_up(error)
+        with self.lock:
+            self._stalled.clear()
+            self._set_watch()
+
+    def inbox_taken(self, call: Call) -> None:
+        """Read on if a full inbox was what kept us; the lock is held, any thread."""
+        if call in self._stalled and not call.inbox.is_full:
+            self._stalled.discard(call)
+            if not self._stalled:
+                self._want_watch()
+
+    def _go_on(self) -> None:
+        """Act on what was held back while the peer did not read."""
+        while self._backlog and not self._is_paused and not self._is_closed:
+            events = list(self._backlog)
+            with self.lock:
+                self._backlog.clear()
+                self._is_corked = True
+            self._dispatch(events)
+        self._close_if_finished()
+
+    # Writing, from any thread.
+
+    def send_response(self, call: Call, payload: bytes) -> None:
+        """End a call with its response."""
+        with self.lock:
+            self._forget(call)
+            self._write(self._connection.send_response(call.stream_id, payload))
+        self._ended()
+
+    def send_error(self, call: Call, error: BaseException) -> None:
+        """End a call with an exception's status."""
+        code, message = status_of(error)
+        details = error.details if isinstance(error, RpcError) else ()
+        with self.lock:
+            self._forget(call)
+            self._write(self._connection.send_error(call.stream_id, code, message, details))
+        self._ended()
+
+    def send_message(self, call: Call, payload: bytes) -> None:
+        """Send one message of a server's stream; the lock is held."""
+        self._write(self._connection.send_message(call.stream_id, payload))
+
+    def send_end(self, call: Call) -> None:
+        """End a server's stream."""
+        with self.lock:
+            self._forget(call)
+            self._write(self._connection.send_end(call.stream_id))
+        self._ended()
+
+    def wait_for_room(self, waker: Waker) -> None:
+        """Wake `waker` when the connection is congested no more; the lock is held."""
+        self._waiting.add(waker)
+
+    def fault(self, method: str, error: BaseException) -> None:
+        """Report an exception that is no answer but a bug."""
+        self.server.on_fault(method, error)
+
+    def cork_for_others(self) -> None:
+        """Hold writes back until the loop's next turn if other calls are in flight, so that answers leave together."""
+        if len(self._calls) > 1 and not self._is_corked:
+            self._is_corked = True
+            self.server.loop.call_soon(self.uncork)
+
+    def uncork(self) -> None:
+        """Send what has gathered; runs on the loop."""
+        with self.lock:
+            self._is_corked = False
+            self._flush()
+
+    def _forget(self, call: Call) -> None:
+        self._calls.pop(call.stream_id, None)
+        if self._stalled and call in self._stalled:
+            self._stalled.discard(call)
+            self._want_watch()
+
+    def _ended(self) -> None:
+        if self.server.is_draining:
+            self.server.loop.call_soon(self.server.check_drained)
+        if self._is_ended:
+            self.server.loop.call_soon(self._close_if_finished)
+
+    def _write(self, data: bytes) -> None:
+        """Send or queue bytes; the lock is held."""
+        if not data or self._is_closed:
+            return
+        if self._out or self._is_corked:
+            self._out.append(memoryview(data))
+            self._out_size += len(data)
+            if not self._is_corked:
+                self._want_watch()
+            return
+        try:
+            sent = self._sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return  # the loop sees the end of the connection when it reads
+        if sent < len(data):
+            self._out.append(memoryview(data)[sent:])
+            self._out_size += len(data) - sent
+            self._want_watch()
+
+    def _flush(self) -> None:
+        """Send what is queued; the lock is held, on the loop."""
+        out = self._out
+        if self._is_closed or self._is_corked:
+            return
+        try:
+            while out:
+                sent = self._send_some()
+                self._out_size -= sent
+                while sent:
+                    first = out[0]
+                    if sent < len(first):
+                        out[0] = first[sent:]
+                        break
+                    sent -= len(first)
+                    out.popleft()
+        except BlockingIOError:
+            pass
+        except OSError:
+            out.clear()
+            self._out_size = 0
+        if self._waiting and not self.is_congested:
+            waiting, self._waiting = self._waiting, set()
+            for waker in waiting:
+                waker.wake()
+        self._set_watch()
+
+    def _send_some(self) -> int:
+        out = self._out
+        if len(out) == 1:
+            return self._sock.send(out[0])
+        if self._out_size <= 64 << 10:
+            return self._sock.send(b"".join(out))
+        return self._sock.sendmsg([out[at] for at in range(min(len(out), _MOST_BUFFERS))])
+
+    # What the loop watches.
+
+    def _want_watch(self) -> None:
+        """Ask the loop to look at what it watches; the lock is held, any thread."""
+        if not self._is_watch_due:
+            self._is_watch_due = True
+            self.server.loop.call_soon(self._set_watch_soon)
+
+    def _set_watch_soon(self) -> None:
+        with self.lock:
+            self._is_watch_due = False
+            self._set_watch()
+        if self._backlog:
+            self._go_on()
+
+    def _set_watch(self) -> None:
+        """Bring what the loop watches in line with the queues; the lock is held, on the loop."""
+        if self._is_closed:
+            return
+        limit = self.server.limits.unsent_bytes
+        self._is_paused = self._out_size > (limit >> 3 if self._is_paused else limit)
+        is_reading = not (self._is_paused or self._is_ended or self._stalled or self._backlog)
+        events = (READABLE if is_reading else 0) | (WRITABLE if self._out else 0)
+        if events != self._watched:
+            self._watched = events
+            self.server.loop.modify(self._fd, events)
+
+
+def _has_hung_up(sock: socket.socket) -> bool:
+    """Tell a peer that is gone from one that has only closed its sending half."""
+    poller: Any = select.poll()
+    poller.register(sock, 0)
+    return bool(poller.poll(0))
