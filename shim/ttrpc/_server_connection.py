@@ -8,6 +8,7 @@ bad input is answered, is what real Go and Rust peers need.
 
 from __future__ import annotations
 
+import struct
 from typing import Final, Generic, Protocol, TypeVar
 
 from shim.ttrpc._envelope import Details, decode_request, decode_tail, encode_error, split_head
@@ -35,6 +36,9 @@ from shim.ttrpc.wire import DecodeError, varint
 _REMEMBERED_STRAYS: Final = 256
 
 _UNARY: Final = NEW[Side.SERVER, Kind.UNARY]
+_SMALL_RESPONSE: Final = struct.Struct(">IIBBBB")  # the header, and the payload's tag and length
+_new = tuple.__new__  # a third of the time that RequestReceived(...) takes
+_NO_METADATA: Final[tuple[tuple[str, str], ...]] = ()
 _NO_LONGER_ACTIVE: Final = "StreamID is no longer active"
 _MUST_BE_ODD: Final = "StreamID must be odd for client initiated streams"
 
@@ -68,7 +72,7 @@ class MethodTable(Protocol[MethodT]):
 class ServerConnection(Generic[MethodT]):
     """The server's end: requests and data come in; responses, data and errors go out."""
 
-    __slots__ = ("_last_id", "_out", "_reader", "_strays", "_streams", "_table")
+    __slots__ = ("_head", "_head_method", "_last_id", "_out", "_reader", "_strays", "_streams", "_table")
 
     def __init__(self, table: MethodTable[MethodT]) -> None:
         self._table = table
@@ -77,6 +81,8 @@ class ServerConnection(Generic[MethodT]):
         self._strays: dict[int, None] = {}
         self._last_id = 0
         self._out: list[bytes] = []
+        self._head = b""  # of the latest call: the next one is mostly of the same method
+        self._head_method: MethodT | None = None
 
     @property
     def active(self) -> int:
@@ -98,10 +104,13 @@ class ServerConnection(Generic[MethodT]):
             # Other kinds are ignored, as Go's server does: a later protocol may add some.
         return events
 
+    @property
+    def has_answers(self) -> bool:
+        """True when `data_to_send` has something."""
+        return bool(self._out)
+
     def data_to_send(self) -> bytes:
         """Return the answers to bad frames that `receive_data` produced, and forget them."""
-        if not self._out:
-            return b""
         out, self._out = b"".join(self._out), []
         return out
 
@@ -117,12 +126,16 @@ class ServerConnection(Generic[MethodT]):
         stream = self._streams.get(stream_id)
         if stream is None:
             return b""
-        if stream is not _UNARY:
+        size = len(payload)
+        if stream is _UNARY:
+            if 0 < size < 0x80:
+                del self._streams[stream_id]
+                return _SMALL_RESPONSE.pack(size + 2, stream_id, RESPONSE, 0, 0x12, size) + payload
+        else:
             rules, state = stream
             if Step.SEND_MESSAGE in rules[state]:
                 raise LocalProtocolError("a server's stream ends with send_end, not with a response")
             advance(rules, state, Step.SEND_FINAL)
-        size = len(payload)
         if size >= MAX_BODY - 5:
             length = size + 1 + len(varint(size))
             if length > MAX_BODY:
@@ -194,15 +207,21 @@ class ServerConnection(Generic[MethodT]):
             self._reject(stream_id, Code.INVALID_ARGUMENT, "StreamID cannot be re-used and must increment")
             return
         self._last_id = stream_id
+        method = self._head_method
+        at = len(self._head)
+        end = len(body)
         try:
-            at = split_head(body)
-            method = self._table.heads.get(body[:at])
-            tail = None if method is None else decode_tail(body, at)
-            if method is None or tail is None:
-                service, name, payload, timeout_ns, metadata = decode_request(body)
-                method = self._table.find(service, name)
+            if (
+                method is not None
+                and body.startswith(self._head)
+                and end - at > 1
+                and body[at] == 0x1A
+                and body[at + 1] < 0x80
+                and at + 2 + body[at + 1] == end
+            ):  # as most calls are: the same method as before, a small payload, nothing else
+                payload, timeout_ns, metadata = body[at + 2 :], 0, _NO_METADATA
             else:
-                payload, timeout_ns, metadata = tail
+                method, payload, timeout_ns, metadata = self._decode(body)
         except DecodeError as error:
             self._reject(stream_id, Code.INVALID_ARGUMENT, f"unmarshal request error: {error}")
             return
@@ -212,7 +231,7 @@ class ServerConnection(Generic[MethodT]):
         kind = method.kind
         if kind is Kind.UNARY:
             self._streams[stream_id] = _UNARY
-            events.append(RequestReceived(stream_id, method, payload, timeout_ns, metadata))
+            events.append(_new(RequestReceived, (stream_id, method, payload, timeout_ns, metadata)))
             return
         self._streams[stream_id] = NEW[Side.SERVER, kind]
         if kind is Kind.SERVER_STREAM:
@@ -221,6 +240,18 @@ class ServerConnection(Generic[MethodT]):
         events.append(RequestReceived(stream_id, method, b"", timeout_ns, metadata))
         if payload:  # whatever the flags say: Go's server takes it for the first message
             events.append(MessageReceived(stream_id, payload))
+
+    def _decode(self, body: bytes) -> tuple[MethodT, bytes, int, tuple[tuple[str, str], ...]]:
+        """Return what a request calls, and its payload, timeout and metadata.  Raises DecodeError, RpcError."""
+        at = split_head(body)
+        method = self._table.heads.get(body[:at])
+        if method is not None:
+            self._head, self._head_method = body[:at], method
+            tail = decode_tail(body, at)
+            if tail is not None:
+                return method, *tail
+        service, name, payload, timeout_ns, metadata = decode_request(body)
+        return self._table.find(service, name), payload, timeout_ns, metadata
 
     def _receive_message(self, frame: Frame, events: list[ServerEvent[MethodT]]) -> None:
         stream_id, _, flags, length, body = frame

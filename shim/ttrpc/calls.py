@@ -7,7 +7,7 @@ the loop and a handler's thread share: the inbox, and what is written.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, Protocol
 
 from shim.ttrpc._inbox import Inbox
@@ -83,19 +83,11 @@ class ServerStream(Generic[RequestT, ResponseT]):
 class Call:
     """One request on its way through a handler."""
 
-    __slots__ = (
-        "_payload",
-        "context",
-        "deferred",
-        "endpoint",
-        "inbox",
-        "is_over",
-        "on_over",
-        "peer",
-        "stream_id",
-        "timer",
-        "waker",
-    )
+    timer: Timer | None = None
+    deferred: Deferred | None = None
+    waker: Waker | None = None
+    on_over: Callable[[], object] | None = None  # what stops a coroutine
+    is_over = False
 
     def __init__(self, peer: Peer, stream_id: int, endpoint: Endpoint, payload: bytes, context: CallContext) -> None:
         self.peer = peer
@@ -103,12 +95,7 @@ class Call:
         self.endpoint = endpoint
         self.context = context
         self._payload = payload
-        self.timer: Timer | None = None
-        self.deferred: Deferred | None = None
-        self.waker: Waker | None = None
-        self.on_over: Any = None  # what stops a coroutine
-        self.is_over = False
-        self.inbox: Inbox = _NO_INBOX if not endpoint.kind else Inbox()
+        self.inbox = _NO_INBOX if not endpoint.kind else Inbox()
 
     def run(self) -> None:
         """Run the handler and answer with what it returns or raises."""
@@ -118,13 +105,24 @@ class Call:
             if endpoint.kind & 1:
                 self._send_all(result)
                 self.end()
-            elif isinstance(result, Deferred):
-                self.deferred = result
-                result.on_done(self._answer_deferred)
-            else:
-                self.answer(endpoint.encode(result))
+                return
         except BaseException as error:  # whatever a handler raises is contained to its call
             self.fail(error)
+            return
+        self.take(result)
+
+    def take(self, result: object) -> None:
+        """Answer with what a handler returned, now or later."""
+        if isinstance(result, Deferred):
+            self.deferred = result
+            result.on_done(self._answer_deferred)
+            return
+        try:
+            payload = self.endpoint.encode(result)
+        except RpcError as error:
+            self.fail(error)
+            return
+        self.answer(payload)
 
     def request(self) -> Any:
         """Return what the handler gets: the request, or the stream where the client streams."""

@@ -30,12 +30,13 @@ class CallContext:
     order of arrival; `peer` is None where the system does not tell who called.
     """
 
-    __slots__ = ("_callbacks", "_is_cancelled", "deadline", "metadata", "method", "peer")
+    deadline: float | None = None
+    _is_cancelled = False
+    _callbacks: list[Callable[[], None]] | None = None
 
     def __init__(
         self,
         method: str,
-        *,
         timeout_ns: int = 0,
         metadata: tuple[tuple[str, str], ...] = (),
         peer: Credentials | None = None,
@@ -43,9 +44,8 @@ class CallContext:
         self.method = method
         self.metadata = metadata
         self.peer = peer
-        self.deadline = time.monotonic() + timeout_ns / 1e9 if timeout_ns else None
-        self._is_cancelled = False
-        self._callbacks: list[Callable[[], None]] | None = None
+        if timeout_ns:
+            self.deadline = time.monotonic() + timeout_ns / 1e9
 
     @property
     def is_cancelled(self) -> bool:
@@ -55,9 +55,11 @@ class CallContext:
     def cancel(self) -> None:
         """Say that the answer is no longer wanted; the handler keeps running."""
         self._is_cancelled = True
-        callbacks, self._callbacks = self._callbacks, None
-        for callback in callbacks or ():
-            callback()
+        callbacks = self._callbacks
+        if callbacks is not None:
+            self._callbacks = None
+            for callback in callbacks:
+                callback()
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Call `callback()` when the call is over, whichever way; at once if it is.  It must not block."""

@@ -144,17 +144,19 @@ class Loop:
         """Run until `stop`."""
         poll = self._poller.poll
         callbacks = self._callbacks
+        timers = self._timers
+        is_epoll = self._epoll is not None
         while not self._is_stopped:
-            timeout = self._timeout_s()
-            ready = poll(timeout) if self._epoll is not None else poll(None if timeout < 0 else timeout * 1000)
-            for fd, events in ready:
+            timeout = self._timeout_s() if timers else -1.0
+            for fd, events in poll(timeout) if is_epoll else poll(None if timeout < 0 else timeout * 1000):
                 callback = callbacks.get(fd)
                 if callback is not None:
                     try:
                         callback(events)
                     except Exception as error:
                         self.on_error(error)
-            self._run_timers()
+            if timers:
+                self._run_timers()
 
     def _timeout_s(self) -> float:
         timers = self._timers

@@ -78,6 +78,7 @@ class LoopServer:
         self.limits = limits or Limits()
         self.on_fault = on_fault
         self.is_draining = False
+        self.is_plain = not self.limits.calls  # nothing but its handler decides what a call is answered
         self._authorize = authorize
         self._on_refused = on_refused
         self._listeners: dict[int, socket.socket] = {}
@@ -163,6 +164,7 @@ class LoopServer:
         After `grace_s` seconds the remaining ones are given up; then every connection is closed.  Runs on the loop.
         """
         self.is_draining = True
+        self.is_plain = False
         self.close_listeners()
         self._on_drained = on_drained
         self.loop.call_later(grace_s, self._finish_shutdown)

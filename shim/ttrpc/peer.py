@@ -11,6 +11,7 @@ import select
 import socket
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final
 
 from shim.ttrpc._events import EndReceived, FaultReceived, MessageReceived, RequestReceived, ServerEvent
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from shim.ttrpc.loop_server import LoopServer
 
 _RECEIVE_SIZE: Final = 256 << 10
+_JOINED_SIZE: Final = 64 << 10  # up to here copying costs less than a list of buffers
 _MOST_BUFFERS: Final = 64  # for one sendmsg; the system takes 1024
 
 
@@ -37,11 +39,14 @@ class Peer:
         "_calls",
         "_connection",
         "_fd",
+        "_gathered",
+        "_gathered_size",
         "_is_closed",
         "_is_corked",
         "_is_ended",
         "_is_paused",
         "_is_watch_due",
+        "_limit",
         "_out",
         "_out_size",
         "_sock",
@@ -60,10 +65,13 @@ class Peer:
         self.lock = threading.Lock()
         self._sock = sock
         self._fd = sock.fileno()
+        self._limit = server.limits.unsent_bytes
         self._connection: ServerConnection[Endpoint] = ServerConnection(server.table)
         self._calls: dict[int, Call] = {}
         self._out: deque[memoryview] = deque()
         self._out_size = 0
+        self._gathered: list[bytes] = []  # written while corked
+        self._gathered_size = 0
         self._backlog: deque[ServerEvent[Endpoint]] = deque()  # received, and held back while the peer is paused
         self._waiting: set[Waker] = set()  # handlers that want to send and may not yet
         self._stalled: set[Call] = set()  # calls whose inbox is full
@@ -84,7 +92,7 @@ class Peer:
     @property
     def is_congested(self) -> bool:
         """True while a handler should not send more; the lock is held."""
-        return self._out_size > self.server.limits.unsent_bytes and not self._is_closed
+        return self._out_size > self._limit and not self._is_closed
 
     def close(self) -> None:
         """Close the connection and tell the calls in flight that nobody waits; runs on the loop."""
@@ -96,6 +104,7 @@ class Peer:
             self._sock.close()
             calls, self._calls = self._calls, {}
             self._out.clear()
+            self._gathered.clear()
             self._out_size = 0
             self._backlog.clear()
         if self._stall_timer is not None:
@@ -113,10 +122,8 @@ class Peer:
                 self._flush()
             self._go_on()
             self.server.check_drained()
-        if events & ~WRITABLE:
-            self._receive()
-
-    def _receive(self) -> None:
+            if events == WRITABLE:
+                return
         try:
             data = self._sock.recv(_RECEIVE_SIZE)
         except BlockingIOError:
@@ -125,35 +132,70 @@ class Peer:
             self.close()
             return
         if not data:
-            if _has_hung_up(self._sock):
-                self.close()
-            else:
-                self._end_input()
+            self._end_input()
             return
+        connection = self._connection
         with self.lock:
-            events = self._connection.receive_data(data)
+            received = connection.receive_data(data)
             self._is_corked = True
-            self._write(self._connection.data_to_send())
-        self._dispatch(events)
+            if connection.has_answers:
+                self._write(connection.data_to_send())
+        self._dispatch(received)
+        if self._backlog:
+            self._go_on()
 
     def _dispatch(self, events: list[ServerEvent[Endpoint]]) -> None:
         """Act on events; what answers leave at once is sent together.  The cork is in."""
+        limit = self._limit
+        is_plain = self.server.is_plain
+        answers: list[bytes] = []
+        size = 0
         try:
             for at, event in enumerate(events):
-                if self._out_size > self.server.limits.unsent_bytes:
+                if self._out_size + self._gathered_size + size > limit:
                     self._backlog.extend(events[at:])
                     break
-                if type(event) is RequestReceived:
-                    self._start(event)
-                else:
+                if type(event) is not RequestReceived:
                     self._feed(event)
+                elif is_plain and event.method.is_quick and not event.timeout_ns:
+                    answer = self._answer_quickly(event)
+                    answers.append(answer)
+                    size += len(answer)
+                else:
+                    self._start(event)
         finally:
-            with self.lock:
-                self._is_corked = False
-                self._flush()
+            self.uncork(answers, size)
+
+    def _answer_quickly(self, request: RequestReceived[Endpoint]) -> bytes:
+        """Run a handler that never blocks, of a unary call without a deadline, and return the frame of its answer.
+
+        Such a call needs no entry in any table; without a frame it has taken another way.
+        """
+        stream_id, endpoint, payload, _, metadata = request
+        context = CallContext(endpoint.full_name, 0, metadata, self.credentials)
+        try:
+            message = endpoint.from_string(payload)
+        except Exception:  # said better where it is said for all
+            Call(self, stream_id, endpoint, payload, context).run()
+            return b""
+        try:
+            result = endpoint.handler(context, message)
+            if type(result) is endpoint.response:
+                answer = result.SerializeToString()
+                context.cancel()
+                return self._connection.send_response(stream_id, answer)  # one atomic step: no lock
+        except BaseException as error:  # contained to its call
+            Call(self, stream_id, endpoint, payload, context).fail(error)
+            return b""
+        call = self._calls[stream_id] = Call(self, stream_id, endpoint, payload, context)
+        call.take(result)
+        return b""
 
     def _end_input(self) -> None:
-        """The peer has closed its sending half only: it still reads the answers to what it asked."""
+        """The peer has closed its sending half, and may still read the answers to what it asked, or all of it."""
+        if _has_hung_up(self._sock):
+            self.close()
+            return
         with self.lock:
             self._is_ended = True
             self._set_watch()
@@ -166,7 +208,7 @@ class Peer:
     def _start(self, request: RequestReceived[Endpoint]) -> None:
         stream_id, endpoint, payload, timeout_ns, metadata = request
         server = self.server
-        context = CallContext(endpoint.full_name, timeout_ns=timeout_ns, metadata=metadata, peer=self.credentials)
+        context = CallContext(endpoint.full_name, timeout_ns, metadata, self.credentials)
         call = Call(self, stream_id, endpoint, payload, context)
         if server.is_draining:
             self.send_error(call, RpcError(Code.UNAVAILABLE, "server is shutting down"))
@@ -277,11 +319,24 @@ class Peer:
             self._is_corked = True
             self.server.loop.call_soon(self.uncork)
 
-    def uncork(self) -> None:
-        """Send what has gathered; runs on the loop."""
+    def uncork(self, answers: Sequence[bytes] = (), size: int = 0) -> None:
+        """Send what has gathered, and `answers`, which have `size` bytes; runs on the loop."""
         with self.lock:
             self._is_corked = False
-            self._flush()
+            if self._gathered:
+                answers = [*self._gathered, *answers]
+                self._gathered.clear()
+                size += self._gathered_size
+                self._gathered_size = 0
+            if answers and not self._is_closed:
+                if size <= _JOINED_SIZE and not self._out:
+                    self._write(answers[0] if len(answers) == 1 else b"".join(answers))
+                else:
+                    self._out.extend(map(memoryview, answers))
+                    self._out_size += size
+                    self._flush()
+            if self._out or self._backlog or self._watched != READABLE:
+                self._set_watch()
 
     def _forget(self, call: Call) -> None:
         self._calls.pop(call.stream_id, None)
@@ -297,20 +352,20 @@ class Peer:
 
     def _write(self, data: bytes) -> None:
         """Send or queue bytes; the lock is held."""
+        if self._is_corked:
+            self._gathered.append(data)
+            self._gathered_size += len(data)
+            return
         if not data or self._is_closed:
             return
-        if self._out or self._is_corked:
-            self._out.append(memoryview(data))
-            self._out_size += len(data)
-            if not self._is_corked:
-                self._want_watch()
-            return
-        try:
-            sent = self._sock.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            return  # the loop sees the end of the connection when it reads
+        sent = 0
+        if not self._out:
+            try:
+                sent = self._sock.send(data)
+            except BlockingIOError:
+                pass
+            except OSError:
+                return  # the loop sees the end of the connection when it reads
         if sent < len(data):
             self._out.append(memoryview(data)[sent:])
             self._out_size += len(data) - sent
@@ -319,7 +374,7 @@ class Peer:
     def _flush(self) -> None:
         """Send what is queued; the lock is held, on the loop."""
         out = self._out
-        if self._is_closed or self._is_corked:
+        if self._is_closed:
             return
         try:
             while out:
@@ -347,7 +402,7 @@ class Peer:
         out = self._out
         if len(out) == 1:
             return self._sock.send(out[0])
-        if self._out_size <= 64 << 10:
+        if self._out_size <= _JOINED_SIZE:
             return self._sock.send(b"".join(out))
         return self._sock.sendmsg([out[at] for at in range(min(len(out), _MOST_BUFFERS))])
 
@@ -370,8 +425,7 @@ class Peer:
         """Bring what the loop watches in line with the queues; the lock is held, on the loop."""
         if self._is_closed:
             return
-        limit = self.server.limits.unsent_bytes
-        self._is_paused = self._out_size > (limit >> 3 if self._is_paused else limit)
+        self._is_paused = self._out_size > (self._limit >> 3 if self._is_paused else self._limit)
         is_reading = not (self._is_paused or self._is_ended or self._stalled or self._backlog)
         events = (READABLE if is_reading else 0) | (WRITABLE if self._out else 0)
         if events != self._watched:

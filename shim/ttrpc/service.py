@@ -127,7 +127,17 @@ def _rpc_of(service: str, method: MethodDescriptor) -> Rpc[Any, Any]:
 class Endpoint:
     """A method as one server serves it: under its full name, behind the server's interceptors."""
 
-    __slots__ = ("_method", "full_name", "handler", "is_async", "is_inline", "kind")
+    __slots__ = (
+        "_method",
+        "from_string",
+        "full_name",
+        "handler",
+        "is_async",
+        "is_inline",
+        "is_quick",
+        "kind",
+        "response",
+    )
 
     def __init__(self, service: str, method: Method, interceptors: Sequence[Interceptor] = ()) -> None:
         self._method = method
@@ -135,6 +145,9 @@ class Endpoint:
         self.kind = method.kind
         self.is_inline = method.is_inline
         self.is_async = method.is_async
+        self.is_quick = method.is_inline and not method.is_async and not method.kind  # from request to answer in one go
+        self.from_string = method.request.FromString
+        self.response = method.response
         self.handler = method.handler
         for interceptor in reversed(interceptors):
             self.handler = _intercepted(interceptor, self.handler)
@@ -146,7 +159,7 @@ class Endpoint:
             RpcError: INTERNAL, the payload is not this method's request.
         """
         try:
-            return self._method.request.FromString(payload)
+            return self.from_string(payload)
         except Exception as error:  # protobuf raises different types per implementation
             text = f"ttrpc: error unmarshalling payload: {error}"
             raise RpcError(Code.INTERNAL, text, self.full_name) from None
@@ -157,8 +170,8 @@ class Endpoint:
         Raises:
             RpcError: INTERNAL, it is not this method's response message.
         """
-        if not isinstance(response, self._method.response):
-            got, wanted = type(response).__name__, self._method.response.DESCRIPTOR.full_name
+        if not isinstance(response, self.response):
+            got, wanted = type(response).__name__, self.response.DESCRIPTOR.full_name
             raise RpcError(Code.INTERNAL, f"method {self._method.name} returned {got}, not {wanted}")
         return response.SerializeToString()
 
