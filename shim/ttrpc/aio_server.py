@@ -15,12 +15,12 @@ from typing import Any, Final, Generic, Self
 
 from shim.ttrpc.calls import Call
 from shim.ttrpc.calls import ServerStream as BlockingServerStream
-from shim.ttrpc.context import Credentials
+from shim.ttrpc.context import CallContext, Credentials, Deferred
 from shim.ttrpc.loop import READABLE, WRITABLE, Callback
 from shim.ttrpc.loop_server import Limits, LoopServer, same_user
 from shim.ttrpc.pool import WorkerPool
 from shim.ttrpc.rpc import RequestT, ResponseT
-from shim.ttrpc.service import Interceptor, Service
+from shim.ttrpc.service import Handler, Interceptor, Service
 from shim.ttrpc.status import Code, RpcError
 
 _GRACE_S: Final = 5.0
@@ -116,10 +116,11 @@ class Server(LoopServer):
             interceptors=interceptors,
             authorize=authorize,
             limits=limits,
+            step=self._step,
             on_fault=on_fault,
             on_refused=on_refused,
         )
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[object, asyncio.Task[None]] = {}
         self._stopped = asyncio.Event()
         self._is_stopping = False
 
@@ -151,7 +152,7 @@ class Server(LoopServer):
             self.shutdown(grace_s, self._stopped.set)
         await self._stopped.wait()
         if self._tasks:  # given up, and on their way out
-            await asyncio.wait(set(self._tasks), timeout=grace_s)
+            await asyncio.wait(set(self._tasks.values()), timeout=grace_s)
 
     def run(self, call: Call) -> None:
         """Run a call's handler: a coroutine on the loop, anything else as every server does."""
@@ -164,39 +165,87 @@ class Server(LoopServer):
         except BaseException as error:  # whatever a handler raises is contained to its call
             call.fail(error)
             return
-        if endpoint.is_inline and not endpoint.kind:
-            self._step(call, result)
-        else:
-            self._start(call, _serve_stream(call, result) if endpoint.kind & 1 else _serve(call, result))
+        self._start(call, self._stream(call, result) if endpoint.kind & 1 else self._answer(call, result))
 
     def make_stream(self, call: Call) -> Any:
         """Return what the handler of a client's stream gets."""
         return ServerStream(call) if call.endpoint.is_async else BlockingServerStream(call)
 
-    def _start(self, call: Call, coroutine: Any) -> None:
-        if sys.version_info >= (3, 12):
+    def _step(self, handler: Handler) -> Handler:
+        """Return a plain handler: it runs the coroutine until that first waits; only then it gets a task."""
+
+        def run(context: CallContext, request: Any) -> Any:
+            coroutine = handler(context, request)
+            try:
+                waits_for = coroutine.send(None)
+            except StopIteration as stop:
+                return stop.value
+            later = _Later()
+            later.task = self._start(later, self._resolve(later, _Rest(coroutine, waits_for)))
+            later.on_abandoned = later.cancel
+            return later
+
+        return run
+
+    def _start(self, owner: Call | Deferred, coroutine: Any) -> asyncio.Task[None]:
+        if sys.version_info >= (3, 12) and isinstance(owner, Call):
             task = asyncio.Task(coroutine, loop=self._asyncio, eager_start=True)
             if task.done():
-                return
+                return task
         else:
             task = self._asyncio.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        call.on_over = task.cancel
+        self._tasks[owner] = task
+        if isinstance(owner, Call):
+            owner.on_over = task.cancel
+        return task
 
-    def _step(self, call: Call, coroutine: Any) -> None:
-        """Run a coroutine until it first waits; only then it gets a task."""
+    async def _resolve(self, later: Deferred, rest: Awaitable[Any]) -> None:
+        """Finish what `step` put off."""
         try:
-            waits_for = coroutine.send(None)
-        except StopIteration as stop:
-            try:
-                call.answer(call.endpoint.encode(stop.value))
-            except RpcError as error:
-                call.fail(error)
-        except BaseException as error:  # as in run
-            call.fail(error)
-        else:
-            self._start(call, _serve(call, _Rest(coroutine, waits_for)))
+            later.resolve(await rest)
+        except BaseException as error:  # contained to its call
+            later.fail(_as_answer(error, ""))
+        finally:
+            self._tasks.pop(later, None)
+
+    async def _answer(self, call: Call, result: Awaitable[Any]) -> None:
+        """Await a handler's one response, and answer."""
+        try:
+            payload = call.endpoint.encode(await result)
+            call.peer.cork_for_others()
+            call.answer(payload)
+        except BaseException as error:  # contained to its call
+            call.fail(_as_answer(error, call.context.method))
+        finally:
+            self._tasks.pop(call, None)
+
+    async def _stream(self, call: Call, result: Any) -> None:
+        """Send what a handler yields, if it yields, and end its stream."""
+        try:
+            if hasattr(result, "__anext__"):
+                stream: Any = call.waker or ServerStream(call)
+                async with aclosing(result):
+                    async for response in result:
+                        await stream.send(response)
+            else:
+                await result
+            call.end()
+        except BaseException as error:  # contained to its call
+            call.fail(_as_answer(error, call.context.method))
+        finally:
+            self._tasks.pop(call, None)
+
+
+class _Later(Deferred):
+    """The answer of a coroutine that waits."""
+
+    holds_up = True
+    task: asyncio.Task[None] | None = None
+
+    def cancel(self) -> None:
+        """Stop the coroutine."""
+        if self.task is not None:
+            self.task.cancel()
 
 
 class _Rest:
@@ -221,35 +270,10 @@ class _Rest:
                 return stop.value
 
 
-async def _serve(call: Call, result: Awaitable[Any]) -> None:
-    """Await a handler's one response, and answer."""
-    try:
-        payload = call.endpoint.encode(await result)
-        call.peer.cork_for_others()
-        call.answer(payload)
-    except BaseException as error:  # contained to its call
-        _fail(call, error)
-
-
-async def _serve_stream(call: Call, result: Any) -> None:
-    """Send what a handler yields, if it yields, and end its stream."""
-    try:
-        if hasattr(result, "__anext__"):
-            stream: Any = call.waker or ServerStream(call)
-            async with aclosing(result):
-                async for response in result:
-                    await stream.send(response)
-        else:
-            await result
-        call.end()
-    except BaseException as error:  # contained to its call
-        _fail(call, error)
-
-
-def _fail(call: Call, error: BaseException) -> None:
+def _as_answer(error: BaseException, method: str) -> BaseException:
     if isinstance(error, asyncio.CancelledError):
-        error = RpcError(Code.CANCELED, "context canceled", call.context.method)
-    call.fail(error)
+        return RpcError(Code.CANCELED, "context canceled", method)
+    return error
 
 
 class AsyncioLoop:

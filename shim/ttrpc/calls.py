@@ -97,6 +97,11 @@ class Call:
         self._payload = payload
         self.inbox = _NO_INBOX if not endpoint.kind else Inbox()
 
+    @property
+    def holds_up(self) -> bool:
+        """True when a graceful end of the server waits for this call."""
+        return self.deferred is None or self.deferred.holds_up
+
     def run(self) -> None:
         """Run the handler and answer with what it returns or raises."""
         endpoint = self.endpoint

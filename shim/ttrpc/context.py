@@ -87,9 +87,12 @@ class Deferred:
 
     The first of `resolve` and `fail` counts, later ones are ignored; both may be called from any thread.
     `on_abandoned()` is called when nobody waits any more: the deadline has passed or the peer is gone.
+    A graceful end of the server does not wait for it unless `holds_up`: a container may run for ever.
     """
 
     __slots__ = ("_callbacks", "_error", "_lock", "_response", "is_done", "on_abandoned")
+
+    holds_up = False
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

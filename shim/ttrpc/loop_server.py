@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from shim.ttrpc.address import SocketFile, listen, remove_socket_file, socket_file
@@ -19,7 +20,7 @@ from shim.ttrpc.context import Credentials
 from shim.ttrpc.loop import READABLE, EventLoop
 from shim.ttrpc.peer import Peer
 from shim.ttrpc.pool import WorkerPool
-from shim.ttrpc.service import Interceptor, Service, ServiceTable
+from shim.ttrpc.service import Interceptor, Service, ServiceTable, Step
 from shim.ttrpc.status import Code, RpcError
 
 _ACCEPT_RETRY_S: Final = 0.5
@@ -56,8 +57,9 @@ def same_user(credentials: Credentials | None) -> bool:
 class LoopServer:
     """Serves services on listening or connected sockets; its methods belong to the loop's thread.
 
-    `authorize` may refuse a peer by its credentials; `on_fault` gets exceptions that no handler should raise (the peer
-    gets UNKNOWN), `on_refused` the peers that were refused.
+    `authorize` may refuse a peer by its credentials, and may block: it runs in the pool.  `on_fault` gets exceptions
+    that no handler should raise (the peer gets UNKNOWN), `on_refused` the peers that were refused.  `step` is what a
+    loop that runs coroutines adds.
     """
 
     def __init__(
@@ -69,12 +71,13 @@ class LoopServer:
         interceptors: Sequence[Interceptor] = (),
         authorize: Callable[[Credentials | None], bool] = same_user,
         limits: Limits | None = None,
+        step: Step | None = None,
         on_fault: Callable[[str, BaseException], None] = lambda _method, _error: None,
         on_refused: Callable[[Credentials | None], None] = lambda _credentials: None,
     ) -> None:
         self.loop = loop
         self.pool = pool
-        self.table = ServiceTable((), interceptors)
+        self.table = ServiceTable((), interceptors, step)
         self.limits = limits or Limits()
         self.on_fault = on_fault
         self.is_draining = False
@@ -199,12 +202,28 @@ class LoopServer:
                     self.loop.call_later(_ACCEPT_RETRY_S, lambda: self._watch_listeners(READABLE))
                 return
             credentials = peer_credentials(sock)
-            if self._authorize(credentials):
-                sock.setblocking(False)
-                self._peers.add(Peer(self, sock, credentials))
-            else:
-                self._on_refused(credentials)
-                sock.close()
+            if self._authorize is same_user:
+                self._admit(sock, credentials, is_welcome=same_user(credentials))
+            else:  # somebody's own rule may take its time
+                self.pool.submit(partial(self._ask, sock, credentials))
+
+    def _ask(self, sock: socket.socket, credentials: Credentials | None) -> None:
+        """Let `authorize` decide; in a thread of the pool."""
+        try:
+            is_welcome = self._authorize(credentials)
+        except Exception as error:  # a hook's fault refuses one peer
+            self.on_fault("authorize", error)
+            is_welcome = False
+        self.loop.call_soon(lambda: self._admit(sock, credentials, is_welcome=is_welcome))
+
+    def _admit(self, sock: socket.socket, credentials: Credentials | None, *, is_welcome: bool) -> None:
+        if is_welcome and not self.is_draining:
+            sock.setblocking(False)
+            self._peers.add(Peer(self, sock, credentials))
+            return
+        if not is_welcome:
+            self._on_refused(credentials)
+        sock.close()
 
     def _watch_listeners(self, events: int) -> None:
         for fd in list(self._listeners):

@@ -87,7 +87,7 @@ class Peer:
     @property
     def is_idle(self) -> bool:
         """True when every answer has been written; calls whose answer was put off (Wait) may never have one."""
-        return not self._out and all(call.deferred is not None for call in list(self._calls.values()))
+        return not self._out and not any(call.holds_up for call in list(self._calls.values()))
 
     @property
     def is_congested(self) -> bool:

@@ -41,6 +41,9 @@ Handler = Callable[[CallContext, Any], Any]
 Interceptor = Callable[[CallContext, Any, Handler], Any]
 """Stands around every call: `def log(context, request, handler): return handler(context, request)`."""
 
+Step = Callable[[Handler], Handler]
+"""Makes a plain handler of a coroutine function: it runs it, and returns a Deferred when that has to wait."""
+
 _CO_ASYNC = 0x80 | 0x200  # coroutine functions and asynchronous generators; `inspect` is too dear for two numbers
 
 
@@ -139,18 +142,23 @@ class Endpoint:
         "response",
     )
 
-    def __init__(self, service: str, method: Method, interceptors: Sequence[Interceptor] = ()) -> None:
+    def __init__(
+        self, service: str, method: Method, interceptors: Sequence[Interceptor] = (), step: Step | None = None
+    ) -> None:
         self._method = method
         self.full_name = f"{service}/{method.name}"
         self.kind = method.kind
         self.is_inline = method.is_inline
         self.is_async = method.is_async
-        self.is_quick = method.is_inline and not method.is_async and not method.kind  # from request to answer in one go
         self.from_string = method.request.FromString
         self.response = method.response
         self.handler = method.handler
         for interceptor in reversed(interceptors):
             self.handler = _intercepted(interceptor, self.handler)
+        if step is not None and self.is_async and self.is_inline and not self.kind:
+            self.handler = step(self.handler)
+            self.is_async = False
+        self.is_quick = self.is_inline and not self.is_async and not self.kind  # from request to answer in one go
 
     def decode(self, payload: bytes) -> Message:
         """Parse a request's payload.
@@ -186,11 +194,14 @@ class ServiceTable:
     `heads` has the methods by the encoded names that a request begins with, the short way.
     """
 
-    __slots__ = ("_interceptors", "_services", "heads")
+    __slots__ = ("_interceptors", "_services", "_step", "heads")
 
-    def __init__(self, services: Iterable[Service] = (), interceptors: Sequence[Interceptor] = ()) -> None:
+    def __init__(
+        self, services: Iterable[Service] = (), interceptors: Sequence[Interceptor] = (), step: Step | None = None
+    ) -> None:
         self._services: dict[str, dict[str, Endpoint]] = {}
         self._interceptors = tuple(interceptors)
+        self._step = step
         self.heads: dict[bytes, Endpoint] = {}
         for service in services:
             self.add(service)
@@ -209,7 +220,8 @@ class ServiceTable:
         if service.name in self._services:
             raise ValueError(f"duplicate service {service.name} registered")
         endpoints = {
-            name: Endpoint(service.name, method, self._interceptors) for name, method in service.methods.items()
+            name: Endpoint(service.name, method, self._interceptors, self._step)
+            for name, method in service.methods.items()
         }
         self._services[service.name] = endpoints
         self.heads.update({encode_head(service.name, name): endpoint for name, endpoint in endpoints.items()})
