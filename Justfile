@@ -31,15 +31,16 @@ check-format:
 lint:
     ruff check .
 
-# mypy, strict
+# mypy, strict, and pyright for generated code
 types:
     mypy
+    pyright
 
 # who imports whom, and what the daemon may load
 layers:
     python -m pytest -q tests/test_layers.py tests/test_import_budget.py
 
-# does shim/api still match protos/
+# does generated code still match its .proto files
 check-gen:
     python protos/generate.py --check
 
@@ -48,7 +49,7 @@ fmt:
     ruff check --fix-only .
     ruff format .
 
-# regenerate shim/api from protos/
+# regenerate shim/api and tests/protos from .proto files
 gen:
     python protos/generate.py
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shim.ttrpc.loop_server import Limits
     from shim.ttrpc.rpc import Metadata, OutgoingCall, Rpc
     from shim.ttrpc.server import Server
-    from shim.ttrpc.service import Method, Service
+    from shim.ttrpc.service import Handler, Method, Service
     from shim.ttrpc.status import (
         Code,
         ConnectionClosedError,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         RpcError,
         TtrpcError,
     )
-    from shim.ttrpc.sync import Cancellation, Client, ClientStream, connect
+    from shim.ttrpc.sync import Cancellation, Client, ClientStream, Invoke, connect
 
 __all__ = [
     "CallContext",
@@ -35,6 +35,8 @@ __all__ = [
     "ConnectionClosedError",
     "Credentials",
     "Deferred",
+    "Handler",
+    "Invoke",
     "Kind",
     "Limits",
     "LocalProtocolError",
@@ -60,6 +62,8 @@ _HOMES = {
     "ConnectionClosedError": "status",
     "Credentials": "context",
     "Deferred": "context",
+    "Handler": "service",
+    "Invoke": "sync",
     "Kind": "_streams",
     "Limits": "loop_server",
     "LocalProtocolError": "status",

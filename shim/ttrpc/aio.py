@@ -3,7 +3,7 @@
 Rule: re-exports only.  Objects belong to the loop that was running when they were made.
 """
 
-from shim.ttrpc.aio_client import Client, ClientStream, Interceptor, connect
+from shim.ttrpc.aio_client import Client, ClientStream, Interceptor, Invoke, connect
 from shim.ttrpc.aio_server import Server, ServerStream
 
-__all__ = ["Client", "ClientStream", "Interceptor", "Server", "ServerStream", "connect"]
+__all__ = ["Client", "ClientStream", "Interceptor", "Invoke", "Server", "ServerStream", "connect"]

@@ -255,6 +255,8 @@ class AioLink:
             pending.wake()
             return
         del self._pending[event.stream_id]
+        if self._stalled:  # all of it has come, so it need not keep the others waiting
+            self._free(pending)
         if isinstance(event, ResponseReceived) and event.code != Code.OK:
             pending.fail(RpcError(event.code, event.message, pending.name, event.details))
             return

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Generic, Self
 
@@ -166,6 +167,11 @@ class Server(LoopServer):
             call.fail(error)
             return
         self._start(call, self._stream(call, result) if endpoint.kind & 1 else self._answer(call, result))
+
+    def drive(self, call: Call, result: Any) -> None:
+        """Await what a plain function returned: a decorated coroutine function looks like one."""
+        coroutine = self._stream(call, result) if call.endpoint.kind & 1 else self._answer(call, result)
+        self.loop.call_soon(partial(self._start, call, coroutine))
 
     def make_stream(self, call: Call) -> Any:
         """Return what the handler of a client's stream gets."""

@@ -107,6 +107,9 @@ class Call:
         endpoint = self.endpoint
         try:
             result = endpoint.handler(self.context, self.request())
+            if hasattr(result, "__await__") or hasattr(result, "__anext__"):
+                self.peer.server.drive(self, result)
+                return
             if endpoint.kind & 1:
                 self._send_all(result)
                 self.end()
@@ -123,8 +126,11 @@ class Call:
             result.on_done(self._answer_deferred)
             return
         try:
+            if hasattr(result, "__await__"):
+                self.peer.server.drive(self, result)
+                return
             payload = self.endpoint.encode(result)
-        except RpcError as error:
+        except (RpcError, TypeError) as error:
             self.fail(error)
             return
         self.answer(payload)

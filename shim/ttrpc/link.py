@@ -378,6 +378,8 @@ class Link:
         else:
             del self._pending[event.stream_id]
             self._finish(pending, event)
+            if self._stalled:  # all of it has come, so it need not keep the others waiting
+                self._free(pending)
         if pending.gates:
             self._wake(pending)
 

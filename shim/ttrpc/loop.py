@@ -10,8 +10,8 @@ import heapq
 import os
 import select
 import signal
-import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -21,7 +21,7 @@ FAILED: Final = 8 | 16  # ERR and HUP, reported without being asked for
 
 _LONGEST_S: Final = 3600.0  # epoll takes 24 days at most, and a peer may send any deadline
 
-Callback = Callable[[], None]
+Callback = Callable[[], object]
 
 
 class Timer(Protocol):
@@ -80,8 +80,8 @@ class Loop:
         self._poller = self._epoll or select.poll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._timers: list[LoopTimer] = []
-        self._soon: list[Callback] = []
-        self._soon_lock = threading.Lock()
+        self._soon: deque[Callback] = deque()
+        self._is_woken = False
         self._is_stopped = False
         self._signals: dict[int, Callback] = {}
         self._wake_read, self._wake_write = os.pipe()
@@ -119,11 +119,10 @@ class Loop:
         return timer
 
     def call_soon(self, callback: Callback) -> None:
-        """Call `callback()` on the loop's thread; safe from any thread."""
-        with self._soon_lock:
-            is_first = not self._soon
-            self._soon.append(callback)
-        if is_first:
+        """Call `callback()` on the loop's thread; safe from any thread, and from signal handlers: it takes no lock."""
+        self._soon.append(callback)
+        if not self._is_woken:
+            self._is_woken = True
             self._wake()
 
     def on_signal(self, signum: int, callback: Callback) -> None:
@@ -192,10 +191,12 @@ class Loop:
             callback = self._signals.get(signum)
             if callback is not None:
                 self._guard(callback)
-        with self._soon_lock:
-            soon, self._soon = self._soon, []
-        for callback in soon:
-            self._guard(callback)
+        self._is_woken = False  # before the queue is looked at: who comes later wakes again
+        for _ in range(len(self._soon)):  # no more than these: other descriptors have their turn
+            self._guard(self._soon.popleft())
+        if self._soon:
+            self._is_woken = True
+            self._wake()
 
 
 def _noted(_signum: int, _frame: object) -> None:

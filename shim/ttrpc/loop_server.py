@@ -88,7 +88,7 @@ class LoopServer:
         self._files: list[SocketFile] = []
         self._peers: set[Peer] = set()
         self._on_drained: Callable[[], None] | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # stop may be called by a signal's handler, in the thread that holds it
         for service in services:
             self.register(service)
 
@@ -246,6 +246,16 @@ class LoopServer:
             self.pool.submit(call.run)
         except RuntimeError as error:
             call.fail(RpcError(Code.RESOURCE_EXHAUSTED, str(error), call.context.method))
+
+    def drive(self, call: Call, result: Any) -> None:
+        """Await what a handler returned; any thread.
+
+        Raises:
+            TypeError: This server runs no coroutines.
+        """
+        if hasattr(result, "close"):
+            result.close()
+        raise TypeError(f"the handler of {call.endpoint.full_name} returned something to await")
 
     def make_stream(self, call: Call) -> Any:
         """Return what the handler of a client's stream gets."""

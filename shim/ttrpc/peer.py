@@ -234,6 +234,9 @@ class Peer:
                     self._stall(call)
             elif isinstance(event, EndReceived):
                 call.inbox.end()
+                if call in self._stalled:  # all of it has come, so it need not keep the others waiting
+                    self._stalled.discard(call)
+                    self._want_watch()
             if call.waker is not None:
                 call.waker.wake()
         if isinstance(event, FaultReceived):

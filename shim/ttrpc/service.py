@@ -75,7 +75,10 @@ class Method:
     @property
     def is_async(self) -> bool:
         """True when the handler is a coroutine function or an asynchronous generator."""
-        code = getattr(getattr(self.handler, "__func__", self.handler), "__code__", None)
+        handler: Any = self.handler
+        while hasattr(handler, "__wrapped__"):  # functools.wraps says what a decorator stands around
+            handler = handler.__wrapped__
+        code = getattr(getattr(handler, "__func__", handler), "__code__", None)
         return code is not None and bool(code.co_flags & _CO_ASYNC)
 
 

@@ -155,7 +155,7 @@ def test_a_silent_server_cannot_outlast_a_deadline(pair: tuple[Client, socket.so
 
 
 def test_a_server_that_does_not_read_cannot_outlast_a_deadline(pair: tuple[Client, socket.socket]) -> None:
-    """Nor in the middle of a request: the rest of it goes out before the next one, and frames that never began do not."""
+    """Nor in the middle of a request: its rest goes out before the next one, and frames that never began do not."""
     client, peer = pair
     for _ in range(3):
         with pytest.raises(RpcError, match="DEADLINE_EXCEEDED: context deadline exceeded"):
