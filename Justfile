@@ -58,6 +58,10 @@ build NAME="pyrunc":
     @packaging/system-packages build
     python build/spec/build.py "$1"
 
+# our ttrpc against the published Go module and Rust crate, every pairing (--require go,rust; --client, --server, --case)
+interop *ARGS:
+    python -m tests.interop "$@"
+
 # compare with Go's shim, side by side
 bench *ARGS:
     @packaging/system-packages demo

@@ -209,9 +209,9 @@ class AioLink:
             self._stall_timer = self.loop.call_later(_STALL_S, self._give_up_stalled)
 
     def _give_up_stalled(self) -> None:
-        """Fail the streams that nobody takes from, if there are other calls that they keep waiting."""
+        """Fail the streams that nobody takes from, if others wait for them: for an answer, or to send."""
         self._stall_timer = None
-        if self._stalled and len(self._pending) == len(self._stalled):
+        if self._stalled and len(self._pending) == len(self._stalled) and not self._room:
             self._stall_timer = self.loop.call_later(_STALL_S, self._give_up_stalled)
             return
         for pending in list(self._stalled):
