@@ -58,6 +58,11 @@ build NAME="pyrunc":
     @packaging/system-packages build
     python build/spec/build.py "$1"
 
+# feed hostile bytes to the ttrpc core (--inputs N --seed S --target NAME --engine random|atheris)
+fuzz *ARGS:
+    @case " $* " in *atheris*) python -c 'import atheris' 2>&- || python -m pip install -q --group fuzz ;; esac
+    @nice -n 19 python -m tests.fuzz "$@"
+
 # our ttrpc against the published Go module and Rust crate, every pairing (--require go,rust; --client, --server, --case)
 interop *ARGS:
     python -m tests.interop "$@"

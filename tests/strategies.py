@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from shim.ttrpc import _frame
+from shim.ttrpc._envelope import encode_error, encode_request, encode_response
 
 # For properties whose examples cost much: the suite is to be run often.
 FEWER: Final = settings(max_examples=30)
@@ -21,6 +22,18 @@ FRAMES: Final[st.SearchStrategy[FrameValues]] = st.tuples(STREAM_IDS, KINDS, FLA
 
 TEXTS: Final = st.text(max_size=12)
 INT64: Final = st.integers(-(1 << 63), (1 << 63) - 1)
+# Bodies that mean something to one side: calls of every kind, and answers.
+ENVELOPES: Final = st.sampled_from(
+    [
+        *(encode_request("a.B", name, payload) for name in "CTSE" for payload in (b"", b"\x08\x07")),
+        encode_request("a.X", "C", b""),
+        encode_request("a.B", "X", b""),
+        encode_response(b"\x08\x08"),
+        encode_error(5, "nf"),
+        b"\x0a\x00",
+        b"\x0a\x01",
+    ]
+)
 METADATA: Final = st.lists(st.tuples(TEXTS, TEXTS), max_size=4)
 
 # Flags of a shim, malformed ones, words that only look like flags, and values that booleans take or refuse.

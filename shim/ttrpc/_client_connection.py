@@ -28,7 +28,7 @@ from shim.ttrpc._frame import (
 )
 from shim.ttrpc._streams import NEW, Kind, Side, Step, Stream, advance
 from shim.ttrpc.status import Code, LocalProtocolError, RpcError
-from shim.ttrpc.wire import DecodeError
+from shim.ttrpc.wire import DecodeError, varint
 
 _UNARY: Final = NEW[Side.CLIENT, Kind.UNARY]
 # A Rust server takes the payload of an opening request for a message unless NO_DATA says that it is none.
@@ -38,6 +38,10 @@ _OPENING_FLAGS: Final = {
     Kind.CLIENT_STREAM: REMOTE_OPEN | NO_DATA,
     Kind.BIDI: REMOTE_OPEN | NO_DATA,
 }
+# Python 3.11 runs a property for each use of an enum's member.
+_RECV_MESSAGE: Final = Step.RECV_MESSAGE
+_RECV_FINAL: Final = Step.RECV_FINAL
+_new = tuple.__new__  # a third of the time that ResponseReceived(...) takes
 _KIND_NAMES: Final = {REQUEST: "request", RESPONSE: "response", DATA: "data"}
 
 
@@ -76,8 +80,13 @@ class ClientConnection:
             RpcError: RESOURCE_EXHAUSTED, the request is over the limit of 4 MiB.
             LocalProtocolError: The ids of this connection are used up.
         """
-        parts = [b"", head, *encode_tail(payload, timeout_ns, metadata)]
-        length = sum(map(len, parts))
+        if timeout_ns or metadata or not payload:
+            parts = [b"", head, *encode_tail(payload, timeout_ns, metadata)]
+            length = sum(map(len, parts))
+        else:
+            prefix = b"\x1a" + varint(len(payload))
+            parts = [b"", head, prefix, payload]
+            length = len(head) + len(prefix) + len(payload)
         if length > MAX_BODY:
             raise RpcError(Code.RESOURCE_EXHAUSTED, oversize_text(length))
         stream_id = self._next_id
@@ -128,16 +137,23 @@ class ClientConnection:
             stream = streams.get(stream_id)
             if stream is None:
                 continue
+            if stream is _UNARY and kind == RESPONSE and body is not None:
+                del streams[stream_id]
+                if len(body) > 1 and body[0] == 0x12 and body[1] == len(body) - 2 < 0x80:  # a small payload alone
+                    events.append(_new(ResponseReceived, (stream_id, 0, "", body[2:], ())))
+                else:
+                    self._take_response(stream_id, body, False, events)
+                continue
             rules, state = stream
-            if body is not None and kind == DATA and Step.RECV_MESSAGE in rules[state]:
+            if body is not None and kind == DATA and _RECV_MESSAGE in rules[state]:
                 if not flags & NO_DATA:
                     events.append(MessageReceived(stream_id, body))
                 if flags & REMOTE_CLOSED:
-                    advance(rules, state, Step.RECV_FINAL)
+                    advance(rules, state, _RECV_FINAL)
                     del streams[stream_id]
                     events.append(EndReceived(stream_id))
                 continue
-            advance(rules, state, Step.RECV_FINAL)
+            advance(rules, state, _RECV_FINAL)
             del streams[stream_id]
             if body is None:
                 events.append(ResponseReceived(stream_id, Code.RESOURCE_EXHAUSTED, oversize_text(length), b""))
@@ -145,7 +161,7 @@ class ClientConnection:
                 name = _KIND_NAMES.get(kind, "unknown")
                 events.append(FaultReceived(stream_id, f'unexpected "{name}" message received: protocol error'))
             else:
-                self._take_response(stream_id, body, Step.RECV_MESSAGE in rules[state], events)
+                self._take_response(stream_id, body, _RECV_MESSAGE in rules[state], events)
         return events
 
     @staticmethod

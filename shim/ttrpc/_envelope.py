@@ -87,8 +87,16 @@ def split_head(body: bytes) -> int:
     return 0
 
 
-def decode_tail(body: bytes, at: int) -> tuple[bytes, int, tuple[tuple[str, str], ...]] | None:
+KnownMetadata = tuple[bytes, tuple[tuple[str, str], ...]]  # encoded and decoded
+_MAX_KNOWN: Final = 512
+
+
+def decode_tail(
+    body: bytes, at: int, known: KnownMetadata = (b"", ())
+) -> tuple[bytes, int, tuple[tuple[str, str], ...], KnownMetadata] | None:
     """Decode the fields behind the head as every client writes them, or return None: `decode_request` has to look.
+
+    `known` is the metadata of an earlier request, which the next one mostly repeats; what to pass next comes back.
 
     Raises:
         DecodeError: The bytes are not a Request.
@@ -106,7 +114,10 @@ def decode_tail(body: bytes, at: int) -> tuple[bytes, int, tuple[tuple[str, str]
         timeout_ns, at = read_varint(body, at + 1)
         timeout_ns = signed(timeout_ns)
     if at == end:
-        return payload, timeout_ns, ()
+        return payload, timeout_ns, (), known
+    if end - at == len(known[0]) and body.endswith(known[0]):
+        return payload, timeout_ns, known[1], known
+    start = at
     metadata: list[tuple[str, str]] = []
     while at < end:
         if body[at] != 0x2A:
@@ -114,9 +125,10 @@ def decode_tail(body: bytes, at: int) -> tuple[bytes, int, tuple[tuple[str, str]
         size, at = read_varint(body, at + 1)
         if size > end - at:
             raise DecodeError("unexpected end of message")
-        metadata.append(_decode_pair(body[at : at + size]))
+        metadata.append(_decode_plain_pair(body[at : at + size]))
         at += size
-    return payload, timeout_ns, tuple(metadata)
+    pairs = tuple(metadata)
+    return payload, timeout_ns, pairs, (body[start:], pairs) if end - start <= _MAX_KNOWN else known
 
 
 def decode_request(body: bytes) -> Request:
@@ -144,6 +156,14 @@ def decode_request(body: bytes) -> Request:
         elif number == 4:
             timeout_ns = signed(value)
     return Request(service, method, payload, timeout_ns, tuple(metadata))
+
+
+def _decode_plain_pair(data: bytes) -> tuple[str, str]:
+    """Decode a pair as every client writes it: two short texts, laid out as a head is."""
+    if split_head(data) != len(data) or not data:
+        return _decode_pair(data)
+    middle = data[1] + 2
+    return _text(data[2:middle], "metadata key"), _text(data[middle + 2 :], "metadata value")
 
 
 def _decode_pair(data: bytes) -> tuple[str, str]:

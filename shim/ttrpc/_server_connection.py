@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import Final, Generic, Protocol, TypeVar
 
-from shim.ttrpc._envelope import Details, decode_request, decode_tail, encode_error, split_head
+from shim.ttrpc._envelope import Details, KnownMetadata, decode_request, decode_tail, encode_error, split_head
 from shim.ttrpc._events import EndReceived, FaultReceived, MessageReceived, RequestReceived, ServerEvent
 from shim.ttrpc._frame import (
     DATA,
@@ -36,6 +36,7 @@ from shim.ttrpc.wire import DecodeError, varint
 _REMEMBERED_STRAYS: Final = 256
 
 _UNARY: Final = NEW[Side.SERVER, Kind.UNARY]
+_UNARY_KIND: Final = Kind.UNARY  # Python 3.11 runs a property for each use of an enum's member
 _SMALL_RESPONSE: Final = struct.Struct(">IIBBBB")  # the header, and the payload's tag and length
 _new = tuple.__new__  # a third of the time that RequestReceived(...) takes
 _NO_METADATA: Final[tuple[tuple[str, str], ...]] = ()
@@ -72,7 +73,17 @@ class MethodTable(Protocol[MethodT]):
 class ServerConnection(Generic[MethodT]):
     """The server's end: requests and data come in; responses, data and errors go out."""
 
-    __slots__ = ("_head", "_head_method", "_last_id", "_out", "_reader", "_strays", "_streams", "_table")
+    __slots__ = (
+        "_head",
+        "_head_method",
+        "_known_metadata",
+        "_last_id",
+        "_out",
+        "_reader",
+        "_strays",
+        "_streams",
+        "_table",
+    )
 
     def __init__(self, table: MethodTable[MethodT]) -> None:
         self._table = table
@@ -83,6 +94,7 @@ class ServerConnection(Generic[MethodT]):
         self._out: list[bytes] = []
         self._head = b""  # of the latest call: the next one is mostly of the same method
         self._head_method: MethodT | None = None
+        self._known_metadata: KnownMetadata = b"", ()
 
     @property
     def active(self) -> int:
@@ -229,7 +241,7 @@ class ServerConnection(Generic[MethodT]):
             self._reject(stream_id, error.code, error.message)
             return
         kind = method.kind
-        if kind is Kind.UNARY:
+        if kind is _UNARY_KIND:
             self._streams[stream_id] = _UNARY
             events.append(_new(RequestReceived, (stream_id, method, payload, timeout_ns, metadata)))
             return
@@ -243,13 +255,17 @@ class ServerConnection(Generic[MethodT]):
 
     def _decode(self, body: bytes) -> tuple[MethodT, bytes, int, tuple[tuple[str, str], ...]]:
         """Return what a request calls, and its payload, timeout and metadata.  Raises DecodeError, RpcError."""
-        at = split_head(body)
-        method = self._table.heads.get(body[:at])
+        method, at = self._head_method, len(self._head)
+        if method is None or not body.startswith(self._head):
+            at = split_head(body)
+            method = self._table.heads.get(body[:at])
+            if method is not None:
+                self._head, self._head_method = body[:at], method
         if method is not None:
-            self._head, self._head_method = body[:at], method
-            tail = decode_tail(body, at)
+            tail = decode_tail(body, at, self._known_metadata)
             if tail is not None:
-                return method, *tail
+                payload, timeout_ns, metadata, self._known_metadata = tail
+                return method, payload, timeout_ns, metadata
         service, name, payload, timeout_ns, metadata = decode_request(body)
         return self._table.find(service, name), payload, timeout_ns, metadata
 

@@ -17,6 +17,9 @@ FIXED32 = 5
 INT64_MASK = (1 << 64) - 1
 
 
+_ONE_BYTE = [bytes((value,)) for value in range(0x80)]
+
+
 class DecodeError(ValueError):
     """The bytes are not the message they should be."""
 
@@ -24,7 +27,7 @@ class DecodeError(ValueError):
 def varint(value: int) -> bytes:
     """Return a number that is not negative as a base 128 varint."""
     if value < 0x80:
-        return bytes((value,))
+        return _ONE_BYTE[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

@@ -1,7 +1,7 @@
 """Builds the peers in go/ and rust/ from the published module and crate, into .work/interop/.
 
 The code for messages and service is generated here from tests/protos/conformance.proto, by the versions that go.mod and
-Cargo.lock pin: for Go by protoc (of grpcio-tools) with two plugins, for Rust by the crate's own generator in build.rs.
+Cargo.toml pin: for Go by protoc (of grpcio-tools) with two plugins, for Rust by the crate's own generator in build.rs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def go_peer() -> Path:
 def rust_peer() -> Path:
     """Return the peer in Rust, built if need be."""
     target = WORK / "rust"
-    _run(["cargo", "build", "--locked", "--jobs", "1", "--target-dir", str(target)], _HERE / "rust")
+    _run(["cargo", "build", "--jobs", "1", "--target-dir", str(target)], _HERE / "rust")
     return target / "debug" / "rust-peer"
 
 

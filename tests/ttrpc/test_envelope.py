@@ -4,11 +4,6 @@ import contextlib
 from typing import Final
 
 import pytest
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto as Field
-from google.protobuf.descriptor_pb2 import FileDescriptorProto
-from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,12 +12,17 @@ from shim.ttrpc._envelope import (
     Response,
     decode_request,
     decode_response,
+    decode_tail,
     encode_error,
+    encode_head,
     encode_request,
     encode_response,
+    encode_tail,
+    split_head,
 )
 from shim.ttrpc.wire import DecodeError
 from tests import strategies
+from tests.fuzz.schema import PbRequest, PbResponse
 
 PAIRS: Final = (("k", "v1"), ("k", "v2"))
 REQUESTS: Final = [
@@ -34,35 +34,6 @@ REQUESTS: Final = [
     ("0a03612e4212014320ffffffffffffffffff01", Request("a.B", "C", b"", -1, ())),
     ("", Request("", "", b"", 0, ())),
 ]
-
-
-def _schema() -> tuple[type[Message], type[Message]]:
-    """Return (Request, Response) of ttrpc's request.proto as protobuf classes of a private pool."""
-    file = FileDescriptorProto(name="request.proto", package="ttrpc", syntax="proto3")
-    text, data, number = Field.TYPE_STRING, Field.TYPE_BYTES, Field.TYPE_INT64
-    many, one = Field.LABEL_REPEATED, Field.LABEL_OPTIONAL
-    for message, fields in {
-        "KeyValue": [("key", 1, text, one, ""), ("value", 2, text, one, "")],
-        "Status": [("code", 1, Field.TYPE_INT32, one, ""), ("message", 2, text, one, ""), ("more", 3, data, many, "")],
-        "Request": [
-            ("service", 1, text, one, ""),
-            ("method", 2, text, one, ""),
-            ("payload", 3, data, one, ""),
-            ("timeout_nano", 4, number, one, ""),
-            ("metadata", 5, Field.TYPE_MESSAGE, many, ".ttrpc.KeyValue"),
-        ],
-        "Response": [("status", 1, Field.TYPE_MESSAGE, one, ".ttrpc.Status"), ("payload", 2, data, one, "")],
-    }.items():
-        built = file.message_type.add(name=message)
-        for name, tag, kind, label, type_name in fields:
-            built.field.add(name=name, number=tag, type=kind, label=label, type_name=type_name or None)
-    pool = DescriptorPool()
-    pool.Add(file)
-    request, response = (GetMessageClass(pool.FindMessageTypeByName(f"ttrpc.{n}")) for n in ("Request", "Response"))
-    return request, response
-
-
-PbRequest, PbResponse = _schema()
 
 
 @pytest.mark.parametrize(("wire", "request_"), REQUESTS)
@@ -82,7 +53,12 @@ def test_request_matches_golden_bytes(wire: str, request_: Request) -> None:
         ("0a0412026f6b", Response(0, "ok", b"")),  # a text without a code is success
         ("0a020863", Response(99, "", b"")),  # a code that nobody knows
         ("0a0b08ffffffffffffffffff01", Response(-1, "", b"")),
-        ("0a06080512001a0012020808", Response(5, "", b"\x08\x08")),  # details are skipped, the payload is kept
+        ("0a06080512001a0012020808", Response(5, "", b"\x08\x08", (("", b""),))),  # the payload is kept
+        ("0a0d08051a090a0174120408011001", Response(5, "", b"", (("t", b"\x08\x01\x10\x01"),))),
+        ("0a06088080808010", Response(0, "", b"")),  # of a code, protobuf keeps the low 32 bits
+        ("0a0608ffffffff0f", Response(-1, "", b"")),
+        ("1200", Response(0, "", b"")),
+        ("12010112010a", Response(0, "", b"\x0a")),
         ("0a0208050a020807", Response(7, "", b"")),  # the last one wins
     ],
 )
@@ -109,9 +85,55 @@ def test_encode_error_of_undecodable_text_is_sent_all_the_same() -> None:
     assert Response(2, "no file ?", b"") == decode_response(encode_error(2, "no file \udcff"))
 
 
+def test_encode_error_keeps_the_details() -> None:
+    """Each a type and its bytes; a type that no text can be does not stop the answer."""
+    details = (("type.googleapis.com/x", b"\x08\x01"), ("", b""))
+
+    assert Response(5, "nf", b"", details) == decode_response(encode_error(5, "nf", details))
+    assert (("?", b"x"),) == decode_response(encode_error(5, "nf", (("\udcff", b"x"),))).details
+
+
 def test_encode_request_lowers_the_case_of_metadata_keys() -> None:
     """Go's lookup never finds others."""
     assert (("traceparent", "A"),) == decode_request(encode_request("s", "m", b"", 0, [("TraceParent", "A")])).metadata
+
+
+@pytest.mark.parametrize(
+    ("service", "method", "is_short"),
+    [("a.B", "C", True), ("a" * 127, "C" * 127, True), ("a" * 128, "C", False), ("a", "C" * 128, False)],
+)
+def test_split_head_finds_where_the_tail_begins(service: str, method: str, is_short: bool) -> None:
+    """Of names that take one byte for their length; the others are read the long way."""
+    head = encode_head(service, method)
+    body = head + b"".join(encode_tail(b"\x08\x07", 5, PAIRS))
+
+    assert (len(head) if is_short else 0) == split_head(body)
+    assert (b"\x08\x07", 5, PAIRS) == (decode_tail(body, len(head)) or ())[:3]
+    assert (b"", 0, ()) == (decode_tail(head, len(head)) or ())[:3]
+
+
+@pytest.mark.parametrize("wire", ["", "0a", "0a03612e42", "0a03612e4212", "1201430a03612e42", "0a80", "0a016112ff"])
+def test_split_head_of_anything_else_is_zero(wire: str) -> None:
+    """What ends too early, or begins with other fields."""
+    assert 0 == split_head(bytes.fromhex(wire))
+
+
+@pytest.mark.parametrize("tail", ["1a01011a0102", "20051a0101", "2a000a0161", "30012005", "0a0161"])
+def test_decode_tail_leaves_unusual_orders_to_others(tail: str) -> None:
+    """And repeated or unknown fields."""
+    assert decode_tail(bytes.fromhex(tail), 0) is None
+
+
+@pytest.mark.parametrize("tail", ["1a02", "1a0201", "1a", "20", "20ff", "2a0201", "2a020aff", "2a030a01ff"])
+def test_decode_tail_of_what_is_no_request(tail: str) -> None:
+    """Raises as the long way does."""
+    errors = []
+    for decode in (lambda wire: decode_tail(wire, 0), decode_request):
+        with pytest.raises(DecodeError) as caught:
+            decode(bytes.fromhex(tail))
+        errors.append(str(caught.value))
+
+    assert errors[0] == errors[1]
 
 
 @pytest.mark.parametrize(
@@ -209,6 +231,27 @@ def test_responses_mean_the_same_to_protobuf(code: int, message: str, payload: b
     assert failure == PbResponse.FromString(encode_error(code, message))
     assert PbResponse(payload=payload).SerializeToString() == encode_response(payload)
     assert Response(code, message, b"") == decode_response(failure.SerializeToString())
+
+
+@strategies.FEWER
+@given(st.binary(max_size=20), strategies.INT64, strategies.METADATA, st.binary(max_size=10), st.data())
+def test_the_short_way_and_the_long_one_agree(
+    payload: bytes, timeout_ns: int, metadata: list[tuple[str, str]], more: bytes, data: st.DataObject
+) -> None:
+    """Whatever a request ends in, and however its fields are shuffled."""
+    tail = data.draw(st.permutations([*encode_tail(payload, timeout_ns, metadata), more]))
+    body = encode_head("a.B", "C") + b"".join(tail)
+    try:
+        expected = decode_request(body)
+    except DecodeError:
+        expected = None
+    try:
+        found = decode_tail(body, split_head(body))
+    except DecodeError:
+        assert expected is None
+        return
+
+    assert found is None or (expected is not None and expected[2:] == found[:3])
 
 
 @given(st.binary(max_size=60))

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shim.ttrpc import _frame
-from shim.ttrpc._frame import MAX_BODY, Frame, FrameReader, encode_frame
+from shim.ttrpc._frame import DATA, MAX_BODY, Frame, FrameReader, encode_frame, encode_message
+from shim.ttrpc.status import RpcError
 from tests import strategies
 from tests.strategies import FrameValues
 
@@ -67,6 +68,18 @@ def test_feed_of_two_frames_cut_anywhere_gives_both(place: int) -> None:
     assert reader.is_between_frames
 
 
+@pytest.mark.parametrize("first", range(27))
+def test_feed_of_an_oversized_frame_cut_twice_anywhere(first: int) -> None:
+    """Its end and the next frame's begin are found wherever the pieces end."""
+    wire = encode_frame(1, 1, 0, b"12345") + encode_frame(3, 3, 5, b"12")
+    for second in range(first, len(wire) + 1):
+        reader = FrameReader(limit=4)
+        received = reader.feed(wire[:first]) + reader.feed(wire[first:second]) + reader.feed(wire[second:])
+
+        assert [Frame(1, 1, 0, 5, None), Frame(3, 3, 5, 2, b"12")] == received
+        assert reader.is_between_frames
+
+
 def test_feed_of_single_bytes_gives_both_frames() -> None:
     """A frame comes out with its last byte, not before and not after."""
     reader = FrameReader()
@@ -100,6 +113,14 @@ def test_feed_takes_a_body_of_exactly_the_limit() -> None:
     assert [Frame(1, 1, 0, MAX_BODY, body)] == FrameReader().feed(encode_frame(1, 1, 0, body))
 
 
+@pytest.mark.parametrize("size", [0, 1])
+def test_encode_message_takes_exactly_the_limit(size: int) -> None:
+    """One byte more is refused before anything is copied."""
+    assert encode_frame(7, DATA, 0, bytes(MAX_BODY * size)) == encode_message(7, bytes(MAX_BODY * size))
+    with pytest.raises(RpcError, match=r"^RESOURCE_EXHAUSTED: message length 4194305 exceed maximum message size of"):
+        encode_message(7, bytes(MAX_BODY + 1))
+
+
 @pytest.mark.parametrize("kind", [0, _frame.REQUEST, _frame.RESPONSE, _frame.DATA, 9])
 def test_feed_drops_a_body_one_byte_over_the_limit(kind: int) -> None:
     """Its header comes out with the length it had, and what follows is read as ever."""
@@ -116,6 +137,47 @@ def test_feed_tells_of_an_oversized_frame_only_at_its_end() -> None:
     assert [] == reader.feed(wire[:14])
     assert [Frame(1, 1, 0, 5, None)] == reader.feed(wire[14:15])
     assert [Frame(3, 1, 0, 4, b"1234")] == reader.feed(wire[15:])
+
+
+def test_feed_of_a_body_by_small_pieces_costs_what_the_body_does() -> None:
+    """A small bytes object is fifty times as large as what it holds: a peer must not choose that."""
+    size = 100_000
+    wire = encode_frame(1, 1, 0, bytes(range(256)) * (size // 256))
+    reader = FrameReader()
+    pieces = (wire[at : at + 3] for at in range(0, len(wire) - 3, 3))
+    tracemalloc.start()
+    try:
+        frames = [frame for piece in pieces for frame in reader.feed(piece)]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert [] == frames
+    assert peak < 2 * size
+    assert not reader.is_between_frames
+    (frame,) = reader.feed(wire[(len(wire) - 3 + 2) // 3 * 3 :])
+    assert frame.body == wire[10:]
+    assert isinstance(frame.body, bytes)
+
+
+def test_feed_of_nothing_changes_nothing() -> None:
+    """Wherever it stands."""
+    reader = FrameReader(limit=4)
+    wire = encode_frame(1, 1, 0, b"12345") + encode_frame(3, 3, 5, b"12")
+    received = []
+    for at in range(len(wire)):
+        assert [] == reader.feed(b"")
+        received += reader.feed(wire[at : at + 1])
+
+    assert [Frame(1, 1, 0, 5, None), Frame(3, 3, 5, 2, b"12")] == received
+
+
+def test_feed_takes_a_first_byte_that_should_be_zero_for_a_length() -> None:
+    """Which is then over the limit: no peer rejects it in another way."""
+    reader = FrameReader()
+
+    assert [] == reader.feed(b"\x01" + bytes(9))
+    assert not reader.is_between_frames
 
 
 def test_feed_drains_four_gigabytes_without_holding_them() -> None:

@@ -1,12 +1,22 @@
 """Which exception becomes which status."""
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
 
 from shim import errors
 from shim.errors import ShimError
-from shim.ttrpc.status import Code, ConnectionClosedError, RpcError, status_of
+from shim.ttrpc.status import (
+    Code,
+    ConnectionClosedError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    RpcError,
+    TtrpcError,
+    status_of,
+)
 
 
 class Odd(Exception):
@@ -20,6 +30,9 @@ class Odd(Exception):
     [
         (RpcError(Code.NOT_FOUND, "no such thing", "a.B/C"), (5, "no such thing")),
         (RpcError(99, "odd"), (99, "odd")),
+        (RpcError(Code.OK, "odd"), (2, "odd")),
+        (RemoteProtocolError("malformed"), (13, "malformed")),
+        (LocalProtocolError("no"), (2, "no")),
         (FileExistsError(17, "File exists"), (6, "[Errno 17] File exists")),
         (FileNotFoundError(2, "No such file", "/x"), (5, "[Errno 2] No such file: '/x'")),
         (PermissionError("no"), (7, "no")),
@@ -76,3 +89,23 @@ def test_rpc_error_has_a_code_by_name_where_there_is_one() -> None:
 
     assert [Code.NOT_FOUND, 77] == codes
     assert [True, False] == [isinstance(code, Code) for code in codes]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RpcError(5, "gone", "a.B/C", (("t", b"v"),)),
+        RpcError(77, "odd"),
+        RemoteProtocolError("malformed", "a.B/C"),
+        ConnectionClosedError("ttrpc: closed"),
+        LocalProtocolError("no"),
+    ],
+    ids=repr,
+)
+def test_errors_can_be_copied_and_pickled(error: TtrpcError) -> None:
+    """So that they cross processes as others do."""
+    copies = [copy.copy(error), pickle.loads(pickle.dumps(error))]  # noqa: S301 - our own bytes
+
+    for each in copies:
+        assert type(error) is type(each)
+        assert (str(error), vars(error)) == (str(each), vars(each))
