@@ -30,6 +30,7 @@ _CORE_NAMES: Final = (
     "_events",
     "_frame",
     "_inbox",
+    "_mux",
     "_server_connection",
     "_streams",
     "status",
