@@ -15,6 +15,7 @@ from shim.ttrpc._frame import (
     DATA,
     END_OF_STREAM,
     HEADER,
+    LARGE,
     MAX_BODY,
     MAX_STREAM_ID,
     NO_DATA,
@@ -24,6 +25,7 @@ from shim.ttrpc._frame import (
     RESPONSE,
     FrameReader,
     encode_message,
+    keep_heap,
     oversize_text,
 )
 from shim.ttrpc._streams import NEW, Kind, Side, Step, Stream, advance
@@ -40,6 +42,7 @@ _OPENING_FLAGS: Final = {
 }
 # Python 3.11 runs a property for each use of an enum's member.
 _RECV_MESSAGE: Final = Step.RECV_MESSAGE
+_SEND_MESSAGE: Final = Step.SEND_MESSAGE
 _RECV_FINAL: Final = Step.RECV_FINAL
 _new = tuple.__new__  # a third of the time that ResponseReceived(...) takes
 _KIND_NAMES: Final = {REQUEST: "request", RESPONSE: "response", DATA: "data"}
@@ -80,6 +83,8 @@ class ClientConnection:
             RpcError: RESOURCE_EXHAUSTED, the request is over the limit of 4 MiB.
             LocalProtocolError: The ids of this connection are used up.
         """
+        if len(payload) >= LARGE:
+            keep_heap()
         if timeout_ns or metadata or not payload:
             parts = [b"", head, *encode_tail(payload, timeout_ns, metadata)]
             length = sum(map(len, parts))
@@ -108,7 +113,9 @@ class ClientConnection:
         stream = self._streams.get(stream_id)
         if stream is None:
             raise LocalProtocolError("cannot send message: the stream is finished")
-        advance(*stream, Step.SEND_MESSAGE)
+        rules, state = stream
+        if _SEND_MESSAGE not in rules[state]:
+            advance(rules, state, _SEND_MESSAGE)
         return encode_message(stream_id, payload)
 
     def send_end(self, stream_id: int) -> bytes:
@@ -147,7 +154,7 @@ class ClientConnection:
             rules, state = stream
             if body is not None and kind == DATA and _RECV_MESSAGE in rules[state]:
                 if not flags & NO_DATA:
-                    events.append(MessageReceived(stream_id, body))
+                    events.append(_new(MessageReceived, (stream_id, body)))
                 if flags & REMOTE_CLOSED:
                     advance(rules, state, _RECV_FINAL)
                     del streams[stream_id]

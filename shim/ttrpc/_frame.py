@@ -15,6 +15,7 @@ from shim.ttrpc.status import Code, RpcError
 HEADER: Final = struct.Struct(">IIBB")
 HEADER_SIZE: Final = HEADER.size
 MAX_BODY: Final = 4 << 20
+LARGE: Final = 64 << 10  # from here on copies and page faults cost more than calls
 MAX_STREAM_ID: Final = 0xFFFFFFFF
 
 REQUEST: Final = 1
@@ -58,6 +59,21 @@ def encode_message(stream_id: int, payload: bytes) -> bytes:
     return encode_frame(stream_id, DATA, 0, payload)
 
 
+def keep_heap() -> None:
+    """Let the C library keep the memory that large messages have needed; once for all, and without touching any.
+
+    glibc gives the end of its heap back as soon as some 256 KiB of it are free, and protobuf takes and frees twice the
+    size of a message: each 1 MiB that is serialised costs a thousand page faults, 3 ms instead of 0.4.  Freeing a block
+    that was mapped for itself moves that threshold.
+    """
+    if not _kept:
+        _kept.append(True)
+        bytes(8 << 20)
+
+
+_kept: list[bool] = []
+
+
 def oversize_text(length: int) -> str:
     """Return what a message over the limit is answered with, in Go's words."""
     return f"message length {length} exceed maximum message size of {MAX_BODY}"
@@ -66,7 +82,7 @@ def oversize_text(length: int) -> str:
 class FrameReader:
     """Cuts a byte stream into frames, whatever the sizes it arrives in."""
 
-    __slots__ = ("_dropping", "_held", "_held_size", "_limit", "_oversized", "_wanted")
+    __slots__ = ("_begun", "_dropping", "_held", "_held_size", "_limit", "_oversized", "_wanted")
 
     def __init__(self, limit: int = MAX_BODY) -> None:
         self._limit = limit
@@ -75,14 +91,19 @@ class FrameReader:
         self._wanted = HEADER_SIZE
         self._dropping = 0
         self._oversized: Frame | None = None
+        self._begun: Frame | None = None  # a large frame: what is held is its body alone, which saves a copy
 
     @property
     def is_between_frames(self) -> bool:
         """True when the stream may end here without cutting a frame short."""
-        return not self._held and self._oversized is None
+        return not self._held and self._oversized is None and self._begun is None
 
     def feed(self, data: bytes) -> list[Frame]:
         """Take the next bytes and return the frames that they complete, in order."""
+        if not self._held and self._oversized is None and len(data) >= HEADER_SIZE:
+            length, stream_id, kind, flags = HEADER.unpack_from(data)
+            if length + HEADER_SIZE == len(data) and length <= self._limit:  # one call at a time: one whole frame
+                return [_new(Frame, (stream_id, kind, flags, length, data[HEADER_SIZE:]))]
         frames: list[Frame] = []
         if self._oversized is not None:
             data = self._drop(data, frames)
@@ -93,8 +114,11 @@ class FrameReader:
                 if len(self._held) > _MAX_PIECES:
                     self._fold()
                 return frames
-            data = b"".join(self._held)
-            self._held.clear()
+            if self._begun is not None:
+                data = self._end_large(data, frames)
+            else:
+                data = b"".join(self._held)
+                self._held.clear()
         unpack, limit = HEADER.unpack_from, self._limit
         at, end = 0, len(data)
         while end - at >= HEADER_SIZE:
@@ -107,7 +131,12 @@ class FrameReader:
                 continue
             after = at + HEADER_SIZE + length
             if after > end:
-                self._hold(data[at:], HEADER_SIZE + length)
+                if length >= LARGE:
+                    keep_heap()
+                    self._begun = _new(Frame, (stream_id, kind, flags, length, None))
+                    self._hold(data[at + HEADER_SIZE :], length)
+                else:
+                    self._hold(data[at:], HEADER_SIZE + length)
                 return frames
             frames.append(_new(Frame, (stream_id, kind, flags, length, data[at + HEADER_SIZE : after])))
             at = after
@@ -119,6 +148,19 @@ class FrameReader:
         self._held.append(data)
         self._held_size = len(data)
         self._wanted = wanted
+
+    def _end_large(self, data: bytes, frames: list[Frame]) -> bytes:
+        """Add the large frame that `data` has completed; return what lies behind it."""
+        begun, rest = self._begun, b""
+        assert begun is not None  # noqa: S101  # as the caller has seen
+        surplus = self._held_size - self._wanted
+        if surplus:
+            at = len(data) - surplus
+            self._held[-1], rest = data[:at], data[at:]
+        frames.append(begun._replace(body=b"".join(self._held)))
+        self._held.clear()
+        self._begun = None
+        return rest
 
     def _fold(self) -> None:
         """Put the pieces into one buffer: a peer may send a body by single bytes."""

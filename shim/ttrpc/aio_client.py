@@ -157,7 +157,9 @@ class Client:
             return rpc.decode_response(await self._exchange(rpc, payload, timeout_s, metadata))
         pending = Pending(rpc.full_name)
         pending.inbox = Inbox()
-        await self._link.start(pending, rpc, payload, timeout_s, metadata)
+        if self._link.is_congested:
+            timeout_s = await self._link.wait_for_room(pending, timeout_s)
+        self._link.start(pending, rpc, payload, timeout_s, metadata)
         return ClientStream(self, self._link, pending, rpc)
 
     async def _exchange(self, rpc: Rpc[Any, Any], payload: bytes, timeout_s: float | None, metadata: Metadata) -> bytes:
@@ -165,7 +167,9 @@ class Client:
         pending = Pending(rpc.full_name)
         future: asyncio.Future[bytes] = link.loop.create_future()
         pending.future = future
-        await link.start(pending, rpc, payload, timeout_s, metadata)
+        if link.is_congested:
+            timeout_s = await link.wait_for_room(pending, timeout_s)
+        link.start(pending, rpc, payload, timeout_s, metadata)
         try:
             return await future
         except asyncio.CancelledError:

@@ -28,6 +28,8 @@ def varint(value: int) -> bytes:
     """Return a number that is not negative as a base 128 varint."""
     if value < 0x80:
         return _ONE_BYTE[value]
+    if value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -50,6 +52,12 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
     """Return the number that begins at `at`, and where it ends.  Raises DecodeError."""
     value = shift = 0
     try:
+        byte = data[at]
+        if byte < 0x80:
+            return byte, at + 1
+        following = data[at + 1]
+        if following < 0x80:
+            return byte & 0x7F | following << 7, at + 2
         while True:
             byte = data[at]
             at += 1

@@ -46,7 +46,7 @@ def test_idle_threads_are_used_again() -> None:
         pool.submit(lambda: names.append(threading.get_ident()))
         pool.submit(done.set)
         assert done.wait(PATIENCE_S)
-        assert wait_until(lambda: pool._idle == pool.threads)
+        assert wait_until(lambda: len(pool._idle) == pool.threads)
 
     assert pool.threads <= 2
     assert 20 == len(names)
