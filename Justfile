@@ -72,3 +72,8 @@ bench *ARGS:
     @packaging/system-packages demo
     python build/spec/build.py pyrunc
     python -m tests.bench "$@"
+
+# compare ttrpc here with gRPC in Python and with ttrpc in Go
+bench-ttrpc *ARGS:
+    @python -c 'import grpclib' 2>&- || python -m pip install -q --group bench
+    python -m tests.bench_ttrpc "$@"
