@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import stat
 
@@ -95,6 +96,26 @@ def listen(address: str, backlog: int) -> socket.socket:
         sock.close()
         raise named(error, f"cannot listen on {address}") from None
     return sock
+
+
+def end_connection(sock: socket.socket, pid: int) -> None:
+    """Close a connection that the process `pid` has made.
+
+    There the peer sees its end though a child has inherited the descriptor; a child that closes its copy ends nothing.
+    """
+    if os.getpid() == pid:
+        try:
+            sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads, too
+        except OSError:
+            pass  # the peer was faster
+    sock.close()
+
+
+def has_hung_up(sock: socket.socket) -> bool:
+    """Tell whether the peer has closed the connection, or its half, though there may be something to read."""
+    poller = select.poll()
+    poller.register(sock, getattr(select, "POLLRDHUP", 0))
+    return bool(poller.poll(0))
 
 
 SocketFile = tuple[str, int, int]

@@ -6,6 +6,7 @@ Rule: one reader for everybody, which never waits for a task; a task that sends 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -13,13 +14,17 @@ from typing import Any, Final
 
 from shim.ttrpc._client_connection import ClientConnection
 from shim.ttrpc._events import ClientEvent, EndReceived, FaultReceived, MessageReceived, ResponseReceived
+from shim.ttrpc._frame import DATA, HEADER
 from shim.ttrpc._inbox import Inbox
+from shim.ttrpc.address import end_connection, has_hung_up
 from shim.ttrpc.pending import named
 from shim.ttrpc.rpc import Metadata, Rpc, metadata_pairs, timeout_ns
 from shim.ttrpc.status import Code, ConnectionClosedError, LocalProtocolError, RemoteProtocolError, RpcError
 
 _RECEIVE_SIZE: Final = 256 << 10
 _HIGH_WATER: Final = 1 << 20
+_MOST_IN_A_ROW: Final = 256 << 10
+_MESSAGE_COST: Final = 4 << 10  # what a message costs in time, as bytes
 _STALL_S: Final = 1.0  # for so long may a stream whose owner takes nothing keep the others waiting
 
 
@@ -62,6 +67,8 @@ class AioLink:
         sock.setblocking(False)
         self._sock = sock
         self._fd = sock.fileno()
+        self._pid = os.getpid()
+        self._in_a_row = 0  # bytes sent without a wait
         self._connection = ClientConnection()
         self._pending: dict[int, Pending] = {}
         self._out: deque[memoryview] = deque()
@@ -81,29 +88,33 @@ class AioLink:
         if self.is_closed:
             return
         self.is_closed = True
-        self.loop.remove_reader(self._fd)
-        self.loop.remove_writer(self._fd)
-        self._sock.close()
+        is_running = not self.loop.is_closed()
+        if is_running:
+            self.loop.remove_reader(self._fd)
+            self.loop.remove_writer(self._fd)
+        end_connection(self._sock, self._pid)
         self._out.clear()
         self._out_size = 0
         if self._stall_timer is not None:
             self._stall_timer.cancel()
         pending, self._pending = list(self._pending.values()), {}
+        if not is_running:  # nobody can wait for anything
+            return
         for call in pending:
             call.fail(ConnectionClosedError(f"{call.name}: ttrpc: closed"))
         self._give_room()
         if self._on_close is not None:
             self.loop.call_soon(self._on_close)
 
-    async def start(
+    @property
+    def is_congested(self) -> bool:
+        """True while one that wants to send should `wait_for_room`."""
+        return self._out_size > _HIGH_WATER
+
+    def start(
         self, pending: Pending, rpc: Rpc[Any, Any], payload: bytes, timeout_s: float | None, metadata: Metadata
     ) -> None:
         """Send a request; its deadline counts from here."""
-        if self._out_size > _HIGH_WATER:
-            began = self.loop.time()
-            await self._wait_for_room(pending, timeout_s)
-            if timeout_s is not None:
-                timeout_s -= self.loop.time() - began
         self._check_open(pending)
         if self._abandoned:
             self._forget_abandoned()
@@ -126,8 +137,12 @@ class AioLink:
         self.forget(pending)
         pending.fail(RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded", pending.name))
 
-    async def _wait_for_room(self, pending: Pending, timeout_s: float | None) -> None:
-        """Wait while too much is unsent."""
+    async def wait_for_room(self, pending: Pending, timeout_s: float | None) -> float | None:
+        """Wait while too much is unsent; return what is left of the time.
+
+        Raises:
+            RpcError: DEADLINE_EXCEEDED.
+        """
         until = None if timeout_s is None else self.loop.time() + timeout_s
         while self._out_size > _HIGH_WATER and not self.is_closed:
             waiter: asyncio.Future[None] = self.loop.create_future()
@@ -136,6 +151,9 @@ class AioLink:
                 await asyncio.wait_for(waiter, None if until is None else until - self.loop.time())
             except TimeoutError:
                 raise RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded", pending.name) from None
+            finally:
+                _remove(waiter, self._room)
+        return None if until is None else until - self.loop.time()
 
     async def send(self, pending: Pending, payload: bytes | None) -> None:
         """Send one message of a stream, or its end."""
@@ -144,7 +162,11 @@ class AioLink:
             waiter: asyncio.Future[None] = self.loop.create_future()
             self._room.append(waiter)
             pending.waiters.append(waiter)
-            await waiter
+            try:
+                await waiter
+            finally:
+                _remove(waiter, self._room)
+                _remove(waiter, pending.waiters)
         if inbox is not None and inbox.is_ended and inbox.error is not None:
             raise inbox.error
         self._check_open(pending)
@@ -155,6 +177,10 @@ class AioLink:
             raise named(error, pending.name) from None
         if frame:
             self._write(frame)
+            self._in_a_row += len(frame) + _MESSAGE_COST
+            if self._in_a_row > _MOST_IN_A_ROW:  # to a server that reads at once this would never wait
+                self._in_a_row = 0
+                await asyncio.sleep(0)
 
     async def receive(self, pending: Pending) -> bytes | None:
         """Wait for a stream's next message; None at its end."""
@@ -163,7 +189,10 @@ class AioLink:
         while not inbox.is_ready:
             waiter: asyncio.Future[None] = self.loop.create_future()
             pending.waiters.append(waiter)
-            await waiter
+            try:
+                await waiter
+            finally:
+                _remove(waiter, pending.waiters)
         payload = inbox.take()
         if self._stalled and pending in self._stalled and not inbox.is_full:
             self._free(pending)
@@ -211,8 +240,13 @@ class AioLink:
     def _give_up_stalled(self) -> None:
         """Fail the streams that nobody takes from, if others wait for them: for an answer, or to send."""
         self._stall_timer = None
+        if self._abandoned:
+            self._forget_abandoned()
         if self._stalled and len(self._pending) == len(self._stalled) and not self._room:
-            self._stall_timer = self.loop.call_later(_STALL_S, self._give_up_stalled)
+            if has_hung_up(self._sock):  # which nobody sees who does not read
+                self._lose()
+            else:
+                self._stall_timer = self.loop.call_later(_STALL_S, self._give_up_stalled)
             return
         for pending in list(self._stalled):
             self.forget(pending)
@@ -220,16 +254,23 @@ class AioLink:
 
     # Reading.
 
-    def _ready(self) -> None:
+    def _lose(self) -> None:
+        """The server is gone: take what it had sent, and close."""
+        while not self.is_closed and self._ready():
+            pass
+        self.close()
+
+    def _ready(self) -> bool:
+        """Read once, for everybody; False when there was nothing."""
         try:
             data = self._sock.recv(_RECEIVE_SIZE)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if not data:
             self.close()
-            return
+            return False
         if self._abandoned:
             self._forget_abandoned()
         pending_calls = self._pending
@@ -244,6 +285,7 @@ class AioLink:
                         pending.future.set_result(event.payload)
                 else:
                     self._deliver(pending, event)
+        return True
 
     def _deliver(self, pending: Pending, event: ClientEvent) -> None:
         inbox = pending.inbox
@@ -255,6 +297,8 @@ class AioLink:
             pending.wake()
             return
         del self._pending[event.stream_id]
+        if self._out and inbox is not None:
+            self._unqueue(event.stream_id)
         if self._stalled:  # all of it has come, so it need not keep the others waiting
             self._free(pending)
         if isinstance(event, ResponseReceived) and event.code != Code.OK:
@@ -290,13 +334,22 @@ class AioLink:
         except BlockingIOError:
             sent = 0
         except OSError:
-            self.loop.call_soon(self.close)  # what has been received is delivered first
+            self.loop.call_soon(self._lose)
             return
         if sent < len(frame):
             self._out.append(memoryview(frame)[sent:])
             self._out_size += len(frame) - sent
             self._is_writing = True
             self.loop.add_writer(self._fd, self._flush)
+
+    def _unqueue(self, stream_id: int) -> None:
+        """Drop the messages of a stream that the server has ended: data for such a one ends many a Go server."""
+        first, *rest = self._out  # the first may have begun
+        kept = [view for view in rest if HEADER.unpack_from(view)[1:3] != (stream_id, DATA)]
+        if len(kept) < len(rest):
+            self._out = deque([first, *kept])
+            self._out_size = sum(map(len, self._out))
+            self._give_room()
 
     def _uncork(self) -> None:
         self._is_corked = False
@@ -319,7 +372,7 @@ class AioLink:
         except BlockingIOError:
             pass
         except OSError:
-            self.close()
+            self._lose()
             return
         if bool(out) != self._is_writing:
             self._is_writing = bool(out)
@@ -343,3 +396,9 @@ class AioLink:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _remove(waiter: asyncio.Future[None], queue: list[asyncio.Future[None]]) -> None:
+    """Take a waiter out of a queue that may have let it go already: who gives up, again and again, leaves nothing."""
+    if waiter in queue:
+        queue.remove(waiter)

@@ -6,6 +6,7 @@ Rule: the same services and the same connections as the blocking server's; what 
 from __future__ import annotations
 
 import asyncio
+import select
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -25,15 +26,18 @@ from shim.ttrpc.service import Handler, Interceptor, Service
 from shim.ttrpc.status import Code, RpcError
 
 _GRACE_S: Final = 5.0
+_MOST_IN_A_ROW: Final = 256 << 10
+_MESSAGE_COST: Final = 4 << 10  # what a message costs in time, as bytes
 
 
 class ServerStream(Generic[RequestT, ResponseT]):
     """What a coroutine handler has of a stream: iterate it for the client's messages, `send` the server's."""
 
-    __slots__ = ("_call", "_loop", "_waiters")
+    __slots__ = ("_call", "_in_a_row", "_loop", "_waiters")
 
     def __init__(self, call: Call) -> None:
         self._call = call
+        self._in_a_row = 0  # bytes sent without a wait
         self._loop = asyncio.get_running_loop()
         self._waiters: list[asyncio.Future[None]] = []
         call.waker = self
@@ -78,14 +82,22 @@ class ServerStream(Generic[RequestT, ResponseT]):
                 call.raise_if_over()
                 if not call.peer.is_congested:
                     call.peer.send_message(call, payload)
-                    return
+                    break
                 call.peer.wait_for_room(self)
             await self._wait()
+        self._in_a_row += len(payload) + _MESSAGE_COST
+        if self._in_a_row > _MOST_IN_A_ROW:  # to a client that reads at once this would never wait
+            self._in_a_row = 0
+            await asyncio.sleep(0)
 
     async def _wait(self) -> None:
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiters.append(waiter)
-        await waiter
+        try:
+            await waiter
+        finally:
+            if waiter in self._waiters:  # who gives up waiting, again and again, leaves nothing here
+                self._waiters.remove(waiter)
 
 
 class Server(LoopServer):
@@ -233,8 +245,11 @@ class Server(LoopServer):
                 async with aclosing(result):
                     async for response in result:
                         await stream.send(response)
-            else:
-                await result
+            elif (returned := await result) is not None:
+                got, method = type(returned).__name__, call.context.method
+                raise RpcError(
+                    Code.INTERNAL, f"{method} returned {got}: it has to yield or send what it answers", method
+                )
             call.end()
         except BaseException as error:  # contained to its call
             call.fail(_as_answer(error, call.context.method))
@@ -289,6 +304,8 @@ class AsyncioLoop:
         self._loop = loop
         self._thread = threading.get_ident()
         self._watched: dict[int, tuple[int, Callable[[int], None]]] = {}
+        self._unread: Any = None  # an epoll of those watched for nothing: asyncio does not tell when such a peer goes
+        self._unread_fds: set[int] = set()
 
     def register(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
         """Call `callback(ready)` whenever one of `events` holds for `fd`."""
@@ -296,7 +313,32 @@ class AsyncioLoop:
         self.modify(fd, events)
 
     def modify(self, fd: int, events: int) -> None:
-        """Change what a registered descriptor is watched for."""
+        """Change what a registered descriptor is watched for; 0 leaves only FAILED, where the system has epoll."""
+        self._modify(fd, events)
+        if events:
+            self._forget_unread(fd)
+        elif fd not in self._unread_fds and hasattr(select, "epoll"):
+            if self._unread is None:
+                self._unread = select.epoll()
+                self._loop.add_reader(self._unread.fileno(), self._unread_failed)
+            self._unread_fds.add(fd)
+            self._unread.register(fd, 0)
+
+    def _forget_unread(self, fd: int) -> None:
+        if fd in self._unread_fds:
+            self._unread_fds.discard(fd)
+            self._unread.unregister(fd)
+            if not self._unread_fds:
+                self._loop.remove_reader(self._unread.fileno())
+                self._unread.close()
+                self._unread = None
+
+    def _unread_failed(self) -> None:
+        for fd, events in self._unread.poll(0):
+            if fd in self._unread_fds:
+                self._watched[fd][1](events)
+
+    def _modify(self, fd: int, events: int) -> None:
         before, callback = self._watched[fd]
         changed = before ^ events
         if changed & READABLE:
@@ -314,7 +356,8 @@ class AsyncioLoop:
     def unregister(self, fd: int) -> None:
         """Stop watching; an unknown descriptor is fine."""
         if fd in self._watched:
-            self.modify(fd, 0)
+            self._modify(fd, 0)
+            self._forget_unread(fd)
             del self._watched[fd]
 
     def call_later(self, delay_s: float, callback: Callback) -> _Timer:

@@ -187,8 +187,8 @@ class Call:
     def expire(self) -> None:
         """Answer that the deadline has passed; a handler that runs goes on and its late answer is dropped."""
         error = RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded", self.context.method)
-        self.peer.send_error(self, error)
         self.give_up(error)
+        self.peer.send_error(self, error)
 
     def give_up(self, error: Exception) -> None:
         """Tell the handler that nobody waits any more, and why; the peer has no lock held."""
@@ -205,6 +205,13 @@ class Call:
             self.deferred.abandon()
         if self.on_over is not None:
             self.on_over()
+
+    def end_input(self) -> None:
+        """The client has closed its half of the connection: a stream that it has not ended can never be; lock held."""
+        if self.endpoint.kind & 2 and not self.inbox.is_ended:
+            self.inbox.end(RpcError(Code.CANCELED, "context canceled", self.context.method))
+            if self.waker is not None:
+                self.waker.wake()
 
     def raise_if_over(self) -> None:
         """Raise what the call was given up for; the peer's lock is held."""

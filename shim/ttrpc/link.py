@@ -20,12 +20,14 @@ from shim.ttrpc._client_connection import ClientConnection
 from shim.ttrpc._envelope import Metadata
 from shim.ttrpc._events import ClientEvent, EndReceived, FaultReceived, MessageReceived, ResponseReceived
 from shim.ttrpc._streams import Kind
+from shim.ttrpc.address import end_connection
+from shim.ttrpc.outbox import LOOK_S, Outbox
 from shim.ttrpc.pending import Pending, named
 from shim.ttrpc.status import Code, ConnectionClosedError, LocalProtocolError, RemoteProtocolError, RpcError
 
 _RECEIVE_SIZE: Final = 256 << 10
 _STALL_S: Final = 1.0  # for so long may a stream whose owner takes nothing keep the others waiting
-_LOOK_S: Final = 0.05  # how long one that waits to send leaves it to another to read before it looks again
+_SMALL_SIZE: Final = 16 << 10
 _HANG_UP: Final = getattr(select, "POLLRDHUP", select.POLLHUP)
 
 
@@ -34,16 +36,16 @@ class Link:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._pid = os.getpid()
         self._connection = ClientConnection()
         self._lock = threading.Lock()
-        self._send_lock = threading.Lock()
+        self._outbox = Outbox(sock, self, self._lock)
         self._pending: dict[int, Pending] = {}
         self._followers: dict[Any, Pending] = {}  # gates of the threads that wait without reading, oldest first
         self._leader: Pending | None = None
         self._has_reader = False
         self._room = threading.Condition(self._lock)
         self._stalled: dict[Pending, None] = {}
-        self._unsent = b""  # the rest of a frame whose sender's deadline has passed; goes out before the next one
         self._abandoned: deque[Pending] = deque()
         self._poller = select.poll()
         self._poller.register(sock, select.POLLIN)
@@ -61,11 +63,7 @@ class Link:
 
     def hang_up(self) -> None:
         """End the connection for want of an owner; takes no lock, so that any collection of garbage may call it."""
-        try:
-            self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it has ended already
-        self._sock.close()
+        end_connection(self._sock, self._pid)
         self._close_wake_fds()
 
     def watch(self, on_close: Callable[[], None]) -> None:
@@ -85,7 +83,7 @@ class Link:
                 is_reader = not self._has_reader
                 while is_reader and not self.is_closed:  # no wait is in this: the other side's end is behind the data
                     self._take(self._receive_now() or b"")
-            self._closed.wait(_LOOK_S)
+            self._closed.wait(LOOK_S)
         on_close()
 
     def _end(self) -> None:
@@ -93,11 +91,7 @@ class Link:
         if self.is_closed:
             return
         self.is_closed = True
-        try:
-            self._sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads
-        except OSError:
-            pass  # the peer was faster
-        self._sock.close()
+        end_connection(self._sock, self._pid)
         for pending in list(self._pending.values()):
             pending.fail(ConnectionClosedError(f"{pending.name}: ttrpc: closed"))
             self._wake(pending)
@@ -109,7 +103,7 @@ class Link:
     # Calls.
 
     def start(
-        self, pending: Pending, head: bytes, payload: bytes, kind: int, timeout_ns: int, metadata: Metadata
+        self, pending: Pending, head: bytes, payload: bytes, kind: Kind, timeout_ns: int, metadata: Metadata
     ) -> None:
         """Send a request.
 
@@ -118,26 +112,31 @@ class Link:
             ConnectionClosedError: The connection has ended.
             LocalProtocolError: The connection's ids are used up.
         """
-        self._lock_sending(pending)
-        try:
-            with self._lock:
-                if self.is_closed:
-                    raise ConnectionClosedError(f"{pending.name}: ttrpc: closed")
-                if self._abandoned:
-                    self._forget_abandoned()
-                try:
-                    stream_id, frame = self._connection.send_request(head, payload, Kind(kind), timeout_ns, metadata)
-                except RpcError as error:
-                    raise RpcError(error.code, error.message, pending.name) from None
-                pending.stream_id = stream_id
-                self._pending[stream_id] = pending
+        with self._lock:
+            if self.is_closed:
+                raise ConnectionClosedError(f"{pending.name}: ttrpc: closed")
+            if pending.error is not None:  # cancelled before it began
+                raise pending.error
+            if self._abandoned:
+                self._forget_abandoned()
             try:
-                self._write(frame, pending)
-            except BaseException:
-                self._forget(pending)
-                raise
-        finally:
-            self._send_lock.release()
+                stream_id, frame = self._connection.send_request(head, payload, kind, timeout_ns, metadata)
+            except RpcError as error:
+                raise RpcError(error.code, error.message, pending.name) from None
+            pending.stream_id = stream_id
+            self._pending[stream_id] = pending
+            self._outbox.put(frame, pending)
+        try:
+            if len(frame) < _SMALL_SIZE:
+                self._outbox.flush_soon(pending)
+            else:  # or callers with large ones could queue without end
+                self._outbox.flush(pending)
+        except BaseException as error:
+            with self._lock:
+                self._drop(pending)
+                if pending.ended() is None:  # so that a frame that has not begun never does
+                    pending.fail(error if isinstance(error, Exception) else ConnectionClosedError(pending.name))
+            raise
 
     def result(self, pending: Pending) -> bytes:
         """Wait for the answer of a unary call."""
@@ -168,26 +167,26 @@ class Link:
         pending.has_sent_end = True
 
     def _send(self, pending: Pending, encode: Callable[[], bytes]) -> None:
-        self._lock_sending(pending)
-        try:
-            with self._lock:
-                inbox = pending.inbox
-                if inbox is not None and inbox.is_ended and inbox.error is not None:
-                    raise inbox.error
-                try:
-                    frame = encode()
-                except (LocalProtocolError, RpcError) as error:
-                    raise named(error, pending.name) from None
-            if frame:
-                self._write(frame, pending)
-        finally:
-            self._send_lock.release()
+        with self._lock:
+            if (ended := pending.ended()) is not None and pending.inbox is not None and pending.inbox.error is not None:
+                raise ended
+            try:
+                frame = encode()
+            except (LocalProtocolError, RpcError) as error:
+                raise named(error, pending.name) from None
+            if not frame:
+                return
+            self._outbox.put(frame, pending)
+        self._outbox.flush(pending)
 
     def cancel(self, pending: Pending) -> None:
         """Give a call up; whoever waits for it raises CANCELED.  From any thread."""
         with self._lock:
-            if self._pending.pop(pending.stream_id, None) is not pending:
+            if not pending.stream_id:  # not sent yet
+                pending.fail(RpcError(Code.CANCELED, "context canceled", pending.name))
+            if self._pending.get(pending.stream_id) is not pending:
                 return
+            del self._pending[pending.stream_id]
             self._connection.forget(pending.stream_id)
             if pending.inbox is not None:
                 pending.inbox.drop()
@@ -205,10 +204,6 @@ class Link:
     def _forget_abandoned(self) -> None:
         while self._abandoned:
             self._drop(self._abandoned.popleft())
-
-    def _forget(self, pending: Pending) -> None:
-        with self._lock:
-            self._drop(pending)
 
     def _drop(self, pending: Pending) -> None:
         """Take a call off the tables; the lock is held."""
@@ -244,6 +239,10 @@ class Link:
                     self._follow(pending, remaining)
                 else:
                     self._lead(pending)
+        except BaseException:  # a signal's handler may raise in any wait
+            if pending.inbox is None:
+                self._drop(pending)
+            raise
         finally:
             self._promote()
             lock.release()
@@ -363,9 +362,17 @@ class Link:
             return
         if self._abandoned:
             self._forget_abandoned()
+        table = self._pending
         for event in self._connection.receive_data(data):
-            pending = self._pending.get(event.stream_id)
-            if pending is not None:
+            pending = table.get(event.stream_id)
+            if pending is None:
+                continue
+            if type(event) is ResponseReceived and pending.inbox is None and not event.code:
+                del table[event.stream_id]
+                pending.answer = event.payload
+                if pending.gates:
+                    self._wake(pending)
+            else:
                 self._deliver(pending, event)
 
     def _deliver(self, pending: Pending, event: ClientEvent) -> None:
@@ -399,43 +406,35 @@ class Link:
         elif inbox is not None:
             inbox.end()
 
-    # Writing; the send lock is held.
+    # For the outbox, whose send lock is held.
 
-    def _lock_sending(self, pending: Pending) -> None:
-        """Take the send lock; the wait for that counts too (ttrpc#174)."""
-        remaining = pending.remaining()
-        if not self._send_lock.acquire(timeout=-1 if remaining is None else remaining):
-            raise pending.expired()
+    def expire(self, pending: Pending) -> Exception:
+        """End a call whose deadline has passed, and return what it ended with."""
+        with self._lock:
+            self._drop(pending)
+            pending.fail(pending.expired())
+        return pending.ended() or pending.expired()
 
-    def _write(self, frame: bytes, pending: Pending) -> None:
-        """Send a frame.
+    def lose(self) -> None:
+        """The server is gone: hand out what it had sent, and close."""
+        with self._lock:
+            while not self._has_reader and not self.is_closed:
+                self._take(self._receive_now() or b"")
+            if not self.is_closed:
+                try:
+                    self._sock.shutdown(socket.SHUT_RDWR)  # who reads will come to the end
+                except OSError:
+                    pass  # has come to it
 
-        Raises:
-            RpcError: DEADLINE_EXCEEDED, or what the call has ended with meanwhile.
-            ConnectionClosedError: The connection has ended.
+    def wait_to_write(self, pending: Pending) -> Exception | None:
+        """Wait until the socket takes more, and read meanwhile if nobody else does; or return what the call ended with.
+
+        A frame of a call that has ended by then must not begin: it would end the process of many a Go server.
         """
-        view = memoryview(frame)
-        if self._unsent:
-            view, self._unsent = memoryview(self._unsent + frame), b""
-        while True:
-            try:
-                sent = self._sock.send(view, socket.MSG_DONTWAIT)
-                if sent == len(view):
-                    return
-                view = view[sent:]
-            except BlockingIOError:
-                if not self._wait_to_write(pending):
-                    # What has begun must be ended before anything follows; a frame that has not begun never goes out.
-                    self._unsent = bytes(view if len(view) < len(frame) else view[: len(view) - len(frame)])
-                    raise pending.expired() from None
-            except OSError:
-                self.close()
-                raise ConnectionClosedError(f"{pending.name}: ttrpc: closed") from None
-
-    def _wait_to_write(self, pending: Pending) -> bool:
-        """Wait until the socket takes more, and read meanwhile if nobody else does; False when the deadline came."""
         stalled_since = time.monotonic()
         while True:
+            if (ended := pending.ended()) is not None:
+                return ended
             with self._lock:
                 if self._stalled and time.monotonic() - stalled_since > _STALL_S:
                     self._give_up_stalled()
@@ -443,13 +442,13 @@ class Link:
                 if is_reader:
                     self._has_reader = True
             remaining = pending.remaining()
-            wait_s = remaining if is_reader else _LOOK_S if remaining is None else min(_LOOK_S, remaining)
+            wait_s = LOOK_S if remaining is None else min(LOOK_S, remaining)  # cancelling wakes nobody here
             data: bytes | None = None
             is_writable = True  # so says a closed socket too: the write will tell
             try:
                 poller = select.poll()
                 poller.register(self._sock, select.POLLOUT | (select.POLLIN if is_reader else 0))
-                ready = dict(poller.poll(None if wait_s is None else wait_s * 1000))
+                ready = dict(poller.poll(wait_s * 1000))
                 events = ready.popitem()[1] if ready else 0
                 is_writable = bool(events & ~select.POLLIN)
                 if is_reader and events & ~select.POLLOUT:
@@ -463,10 +462,10 @@ class Link:
                         if data is not None:
                             self._take(data)
                         self._promote()
-            if is_writable:
-                return True
+            if is_writable and pending.ended() is None:
+                return None
             if remaining is not None and remaining <= 0:
-                return False
+                return self.expire(pending)
 
     def _close_wake_fds(self) -> None:
         fds, self._wake_fds = self._wake_fds, None

@@ -41,6 +41,7 @@ class Peer:
         "_fd",
         "_gathered",
         "_gathered_size",
+        "_is_broken",
         "_is_closed",
         "_is_corked",
         "_is_ended",
@@ -76,6 +77,7 @@ class Peer:
         self._waiting: set[Waker] = set()  # handlers that want to send and may not yet
         self._stalled: set[Call] = set()  # calls whose inbox is full
         self._stall_timer: Timer | None = None
+        self._is_broken = False  # a write has failed: the peer is gone
         self._is_closed = False
         self._is_corked = False
         self._is_ended = False
@@ -92,7 +94,7 @@ class Peer:
     @property
     def is_congested(self) -> bool:
         """True while a handler should not send more; the lock is held."""
-        return self._out_size > self._limit and not self._is_closed
+        return (self._out_size > self._limit or self._is_broken) and not self._is_closed
 
     def close(self) -> None:
         """Close the connection and tell the calls in flight that nobody waits; runs on the loop."""
@@ -199,6 +201,8 @@ class Peer:
         with self.lock:
             self._is_ended = True
             self._set_watch()
+            for call in self._calls.values():
+                call.end_input()
         self._close_if_finished()
 
     def _close_if_finished(self) -> None:
@@ -256,8 +260,8 @@ class Peer:
         self._stall_timer = None
         for call in list(self._stalled):
             error = RpcError(Code.RESOURCE_EXHAUSTED, "ttrpc: stream buffer full", call.context.method)
-            self.send_error(call, error)
             call.give_up(error)
+            self.send_error(call, error)
         with self.lock:
             self._stalled.clear()
             self._set_watch()
@@ -368,7 +372,8 @@ class Peer:
             except BlockingIOError:
                 pass
             except OSError:
-                return  # the loop sees the end of the connection when it reads
+                self._break()
+                return
         if sent < len(data):
             self._out.append(memoryview(data)[sent:])
             self._out_size += len(data) - sent
@@ -393,13 +398,20 @@ class Peer:
         except BlockingIOError:
             pass
         except OSError:
-            out.clear()
-            self._out_size = 0
+            self._break()
         if self._waiting and not self.is_congested:
             waiting, self._waiting = self._waiting, set()
             for waker in waiting:
                 waker.wake()
         self._set_watch()
+
+    def _break(self) -> None:
+        """Nobody reads any more: hold handlers back, which could go on for ever, and close; the lock is held."""
+        self._out.clear()
+        self._out_size = 0
+        if not self._is_broken:
+            self._is_broken = True
+            self.server.loop.call_soon(self.close)
 
     def _send_some(self) -> int:
         out = self._out

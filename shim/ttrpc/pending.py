@@ -46,6 +46,14 @@ class Pending:
         elif not self.is_ready:
             self.error = error
 
+    def ended(self) -> Exception | None:
+        """Return what one that still sends has to be told: the call has ended, and how."""
+        if self.inbox is None:
+            return self.error
+        if not self.inbox.is_ended:
+            return None
+        return self.inbox.error or LocalProtocolError(f"{self.name}: cannot send message: the stream is finished")
+
     def expired(self) -> RpcError:
         """Return what a call ends with that had no answer in time."""
         return RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded", self.name)

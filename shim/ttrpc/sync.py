@@ -13,9 +13,10 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Generic, Self
+from typing import Any, Final, Generic, Self
 
 from shim.ttrpc._inbox import Inbox
+from shim.ttrpc._streams import Kind
 from shim.ttrpc.address import dial
 from shim.ttrpc.link import Link
 from shim.ttrpc.pending import Pending
@@ -25,6 +26,8 @@ from shim.ttrpc.status import Code, LocalProtocolError, RpcError
 Invoke = Callable[[OutgoingCall], Any]
 Interceptor = Callable[[OutgoingCall, Invoke], Any]
 """Stands around every call and every stream that is opened: `def log(call, invoke): return invoke(call)`."""
+
+_UNARY: Final = Kind.UNARY  # Python 3.11 runs a property for each use of an enum's member
 
 
 def connect(
@@ -210,14 +213,14 @@ class Client:
             pending = Pending(name, time.monotonic() + timeout_s)
             expires_ns = timeout_ns(timeout_s)
         if cancellation is None:
-            link.start(pending, head, payload, 0, expires_ns, pairs)
+            link.start(pending, head, payload, _UNARY, expires_ns, pairs)
             return link.result(pending)
         if cancellation.is_cancelled:
             raise RpcError(Code.CANCELED, "context canceled", name)
         pending.is_cancellable = True
-        link.start(pending, head, payload, 0, expires_ns, pairs)
         cancellation.add(pending, lambda: link.cancel(pending))
         try:
+            link.start(pending, head, payload, _UNARY, expires_ns, pairs)
             return link.result(pending)
         finally:
             cancellation.remove(pending)
