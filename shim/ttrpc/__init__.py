@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from shim.ttrpc.calls import ServerStream
     from shim.ttrpc.context import CallContext, Credentials, Deferred
     from shim.ttrpc.loop_server import Limits
+    from shim.ttrpc.mux import Mux
     from shim.ttrpc.rpc import Metadata, OutgoingCall, Rpc
     from shim.ttrpc.server import Server
     from shim.ttrpc.service import Handler, Method, Service
@@ -42,6 +43,7 @@ __all__ = [
     "LocalProtocolError",
     "Metadata",
     "Method",
+    "Mux",
     "OutgoingCall",
     "RemoteProtocolError",
     "Rpc",
@@ -69,6 +71,7 @@ _HOMES = {
     "LocalProtocolError": "status",
     "Metadata": "rpc",
     "Method": "service",
+    "Mux": "mux",
     "OutgoingCall": "rpc",
     "RemoteProtocolError": "status",
     "Rpc": "rpc",
