@@ -125,9 +125,11 @@ class Link:
                 raise RpcError(error.code, error.message, pending.name) from None
             pending.stream_id = stream_id
             self._pending[stream_id] = pending
-            self._outbox.put(frame, pending)
+            has_turn = self._outbox.put(frame, pending)
         try:
-            if len(frame) < _SMALL_SIZE:
+            if has_turn:
+                self._outbox.write(frame, pending)
+            elif len(frame) < _SMALL_SIZE:
                 self._outbox.flush_soon(pending)
             else:  # or callers with large ones could queue without end
                 self._outbox.flush(pending)
@@ -163,7 +165,11 @@ class Link:
 
     def send_end(self, pending: Pending) -> None:
         """End this side's stream."""
-        self._send(pending, lambda: self._connection.send_end(pending.stream_id))
+        try:
+            self._send(pending, lambda: self._connection.send_end(pending.stream_id))
+        except LocalProtocolError:
+            if pending.inbox is None or not pending.inbox.is_ended:  # else the server was faster, and all is well
+                raise
         pending.has_sent_end = True
 
     def _send(self, pending: Pending, encode: Callable[[], bytes]) -> None:
@@ -176,8 +182,11 @@ class Link:
                 raise named(error, pending.name) from None
             if not frame:
                 return
-            self._outbox.put(frame, pending)
-        self._outbox.flush(pending)
+            has_turn = self._outbox.put(frame, pending)
+        if has_turn:
+            self._outbox.write(frame, pending)
+        else:
+            self._outbox.flush(pending)
 
     def cancel(self, pending: Pending) -> None:
         """Give a call up; whoever waits for it raises CANCELED.  From any thread."""

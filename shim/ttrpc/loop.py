@@ -95,8 +95,9 @@ class Loop:
             signal.set_wakeup_fd(-1)
         if self._epoll is not None:
             self._epoll.close()
+        wake_write, self._wake_write = self._wake_write, -1
         os.close(self._wake_read)
-        os.close(self._wake_write)
+        os.close(wake_write)
 
     def register(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
         """Call `callback(ready)` whenever one of `events` (or FAILED) holds for `fd`."""
@@ -181,6 +182,10 @@ class Loop:
             os.write(self._wake_write, b"\0")
         except BlockingIOError:
             pass  # the pipe is full of wake-ups already
+        except OSError:
+            if self._wake_write >= 0:
+                raise
+            # Closed: a handler that ends after its server.  The number may be somebody else's descriptor by now.
 
     def _woken(self, _events: int) -> None:
         try:

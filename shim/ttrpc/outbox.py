@@ -24,6 +24,9 @@ _JOINED_SIZE: Final = 64 << 10  # up to here copying costs less than calls
 _NOW: Final = int(socket.MSG_DONTWAIT)  # an enum's operators are slow
 _NOBODY: Final = Pending("ttrpc", None)
 
+Batch = list[tuple[bytes, Pending]]
+"""Frames and the calls that they belong to."""
+
 
 class Outbox:
     """The queue of one link."""
@@ -35,9 +38,22 @@ class Outbox:
         self._send_lock = threading.Lock()
         self._queue: deque[tuple[bytes, Pending]] = deque()
 
-    def put(self, frame: bytes, pending: Pending) -> None:
-        """Queue a frame; the link's lock is held."""
+    def put(self, frame: bytes, pending: Pending) -> bool:
+        """Queue a frame, unless the caller may `write` it at once, which True says; the link's lock is held."""
+        if not self._queue and self._send_lock.acquire(False):
+            return True
         self._queue.append((frame, pending))
+        return False
+
+    def write(self, frame: bytes, pending: Pending) -> None:
+        """Send the frame for which `put` gave the turn, and what has been queued behind it.
+
+        Raises:
+            TtrpcError: What `pending` has ended with while the socket took no more.
+        """
+        self._flush(pending, [(frame, pending)])
+        if self._queue:
+            self.flush_soon(pending)
 
     def flush_soon(self, pending: Pending) -> None:
         """Send what is queued, unless another thread is at it: that one will not leave a frame behind.
@@ -69,9 +85,11 @@ class Outbox:
             if (ended := pending.ended()) is not None:
                 raise ended
 
-    def _flush(self, pending: Pending) -> None:
-        """Send all that is queued; takes over the send lock, and gives it back or away."""
+    def _flush(self, pending: Pending, batch: Batch | None = None) -> None:
+        """Send `batch` and all that is queued; takes over the send lock, and gives it back or away."""
         try:
+            if batch is not None:
+                self._write(batch, pending)
             while self._queue:
                 with self._lock:
                     batch = self._take()
@@ -93,9 +111,9 @@ class Outbox:
         except TtrpcError:
             pass  # the connection has ended, and with it every call
 
-    def _take(self) -> list[tuple[bytes, Pending]]:
+    def _take(self) -> Batch:
         """Take from the queue what one write should have; the link's lock is held."""
-        batch: list[tuple[bytes, Pending]] = []
+        batch: Batch = []
         size = 0
         while self._queue and size < _JOINED_SIZE:
             frame, pending = self._queue.popleft()
@@ -104,7 +122,7 @@ class Outbox:
                 size += len(frame)
         return batch
 
-    def _write(self, batch: list[tuple[bytes, Pending]], pending: Pending) -> None:
+    def _write(self, batch: Batch, pending: Pending) -> None:
         data = batch[0][0] if len(batch) == 1 else b"".join([frame for frame, _ in batch])
         sent = 0
         try:
@@ -126,9 +144,9 @@ class Outbox:
             self._put_back(batch, sent)
             raise
 
-    def _put_back(self, batch: list[tuple[bytes, Pending]], sent: int) -> None:
+    def _put_back(self, batch: Batch, sent: int) -> None:
         """Queue again what has not been sent, first of all the rest of a frame that has begun."""
-        rest: list[tuple[bytes, Pending]] = []
+        rest: Batch = []
         for frame, pending in batch:
             if sent >= len(frame):
                 sent -= len(frame)
