@@ -76,7 +76,7 @@ class AioLink:
         self._is_corked = False
         self._is_writing = False
         self._room: list[asyncio.Future[None]] = []
-        self._stalled: dict[Pending, None] = {}
+        self._stalled: dict[Pending, float] = {}  # streams that are full, and when something was taken last
         self._stall_timer: asyncio.TimerHandle | None = None
         self._abandoned: deque[Pending] = deque()
         self._on_close = on_close
@@ -194,8 +194,11 @@ class AioLink:
             finally:
                 _remove(waiter, pending.waiters)
         payload = inbox.take()
-        if self._stalled and pending in self._stalled and not inbox.is_full:
-            self._free(pending)
+        if self._stalled and pending in self._stalled:
+            if inbox.is_full:
+                self._stalled[pending] = self.loop.time()
+            else:
+                self._free(pending)
         return payload
 
     def cancel(self, pending: Pending) -> None:
@@ -232,7 +235,7 @@ class AioLink:
 
     def _stall(self, pending: Pending) -> None:
         """Read no more until the stream's owner takes something, and not for long."""
-        self._stalled[pending] = None
+        self._stalled[pending] = self.loop.time()
         self.loop.remove_reader(self._fd)
         if self._stall_timer is None:
             self._stall_timer = self.loop.call_later(_STALL_S, self._give_up_stalled)
@@ -248,9 +251,14 @@ class AioLink:
             else:
                 self._stall_timer = self.loop.call_later(_STALL_S, self._give_up_stalled)
             return
-        for pending in list(self._stalled):
-            self.forget(pending)
-            pending.fail(RpcError(Code.RESOURCE_EXHAUSTED, "ttrpc: stream buffer full", pending.name))
+        now = self.loop.time()
+        for pending, since in list(self._stalled.items()):
+            if now - since >= _STALL_S:
+                self.forget(pending)
+                pending.fail(RpcError(Code.RESOURCE_EXHAUSTED, "ttrpc: stream buffer full", pending.name))
+        if self._stalled:
+            soonest = min(self._stalled.values()) + _STALL_S
+            self._stall_timer = self.loop.call_at(soonest, self._give_up_stalled)
 
     # Reading.
 

@@ -45,7 +45,7 @@ class Link:
         self._leader: Pending | None = None
         self._has_reader = False
         self._room = threading.Condition(self._lock)
-        self._stalled: dict[Pending, None] = {}
+        self._stalled: dict[Pending, float] = {}  # streams that are full, and when something was taken last
         self._abandoned: deque[Pending] = deque()
         self._poller = select.poll()
         self._poller.register(sock, select.POLLIN)
@@ -154,9 +154,12 @@ class Link:
         self._wait(pending)
         with self._lock:
             payload = inbox.take()
-            if pending in self._stalled and not inbox.is_full:
-                del self._stalled[pending]
-                self._room.notify_all()
+            if pending in self._stalled:
+                if inbox.is_full:
+                    self._stalled[pending] = time.monotonic()
+                else:
+                    del self._stalled[pending]
+                    self._room.notify_all()
         return payload
 
     def send(self, pending: Pending, payload: bytes) -> None:
@@ -310,11 +313,10 @@ class Link:
 
         Returns False when `pending` has to be looked at again first.
         """
-        until = time.monotonic() + _STALL_S
+        began = time.monotonic()
         while self._stalled and not self.is_closed:
-            left = until - time.monotonic()
-            if left <= 0:
-                self._give_up_stalled()
+            left = self._give_up_stalled(began)
+            if left is None:
                 break
             remaining = pending.remaining()
             if pending.is_ready or remaining == 0 or self._has_reader:
@@ -322,12 +324,18 @@ class Link:
             self._room.wait(left if remaining is None else min(left, remaining))
         return not pending.is_ready and not self._has_reader
 
-    def _give_up_stalled(self) -> None:
-        for stalled in list(self._stalled):
-            self._drop(stalled)
-            stalled.fail(RpcError(Code.RESOURCE_EXHAUSTED, "ttrpc: stream buffer full", stalled.name))
-            self._wake(stalled)
-        self._stalled.clear()
+    def _give_up_stalled(self, began: float) -> float | None:
+        """Fail the streams of which nothing has been taken for so long since `began`; the lock is held.
+
+        Returns after how many seconds the next one has had its time, or None when no stream is full any more.
+        """
+        now = time.monotonic()
+        for stalled, since in list(self._stalled.items()):
+            if now - max(since, began) >= _STALL_S:
+                self._drop(stalled)
+                stalled.fail(RpcError(Code.RESOURCE_EXHAUSTED, "ttrpc: stream buffer full", stalled.name))
+                self._wake(stalled)
+        return min((max(since, began) + _STALL_S - now for since in self._stalled.values()), default=None)
 
     # Reading.
 
@@ -390,7 +398,7 @@ class Link:
             if inbox is not None:
                 inbox.put(event.payload)
                 if inbox.is_full:
-                    self._stalled[pending] = None
+                    self._stalled.setdefault(pending, time.monotonic())
         else:
             del self._pending[event.stream_id]
             self._finish(pending, event)
@@ -440,13 +448,13 @@ class Link:
 
         A frame of a call that has ended by then must not begin: it would end the process of many a Go server.
         """
-        stalled_since = time.monotonic()
+        began = time.monotonic()
         while True:
             if (ended := pending.ended()) is not None:
                 return ended
             with self._lock:
-                if self._stalled and time.monotonic() - stalled_since > _STALL_S:
-                    self._give_up_stalled()
+                if self._stalled:
+                    self._give_up_stalled(began)
                 is_reader = not (self._has_reader or self._stalled or self.is_closed)
                 if is_reader:
                     self._has_reader = True

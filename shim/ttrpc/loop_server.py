@@ -123,7 +123,10 @@ class LoopServer:
         Raises:
             ValueError: The address is no ttrpc address.
             OSError: It cannot be bound; the message names the address.
+            RuntimeError: The server has ended.
         """
+        if self.is_draining:
+            raise RuntimeError(f"cannot listen on {address}: the server has ended")
         sock = listen(address, backlog)
         file = socket_file(sock)
         if file is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
@@ -75,7 +76,7 @@ class Peer:
         self._gathered_size = 0
         self._backlog: deque[ServerEvent[Endpoint]] = deque()  # received, and held back while the peer is paused
         self._waiting: set[Waker] = set()  # handlers that want to send and may not yet
-        self._stalled: set[Call] = set()  # calls whose inbox is full
+        self._stalled: dict[Call, float] = {}  # calls whose inbox is full, and when something was taken last
         self._stall_timer: Timer | None = None
         self._is_broken = False  # a write has failed: the peer is gone
         self._is_closed = False
@@ -239,7 +240,7 @@ class Peer:
             elif isinstance(event, EndReceived):
                 call.inbox.end()
                 if call in self._stalled:  # all of it has come, so it need not keep the others waiting
-                    self._stalled.discard(call)
+                    del self._stalled[call]
                     self._want_watch()
             if call.waker is not None:
                 call.waker.wake()
@@ -250,26 +251,34 @@ class Peer:
 
     def _stall(self, call: Call) -> None:
         """Read no more until the handler takes something, and not for long; the lock is held."""
-        self._stalled.add(call)
+        self._stalled[call] = time.monotonic()
         self._set_watch()
         if self._stall_timer is None:
             self._stall_timer = self.server.loop.call_later(self.server.limits.stall_s, self._give_up_stalled)
 
     def _give_up_stalled(self) -> None:
-        """One handler does not take what its client sends, and every call of the connection waits: end that one."""
+        """End the calls whose handlers have taken nothing for so long: every call of the connection waits for them."""
+        patience_s = self.server.limits.stall_s
         self._stall_timer = None
-        for call in list(self._stalled):
+        with self.lock:
+            now = time.monotonic()
+            given_up = [call for call, since in self._stalled.items() if now - since >= patience_s]
+            rest = [since for since in self._stalled.values() if now - since < patience_s]
+        for call in given_up:
             error = RpcError(Code.RESOURCE_EXHAUSTED, "ttrpc: stream buffer full", call.context.method)
             call.give_up(error)
             self.send_error(call, error)
-        with self.lock:
-            self._stalled.clear()
-            self._set_watch()
+        if rest:
+            self._stall_timer = self.server.loop.call_later(min(rest) + patience_s - now, self._give_up_stalled)
 
     def inbox_taken(self, call: Call) -> None:
         """Read on if a full inbox was what kept us; the lock is held, any thread."""
-        if call in self._stalled and not call.inbox.is_full:
-            self._stalled.discard(call)
+        if call not in self._stalled:
+            return
+        if call.inbox.is_full:
+            self._stalled[call] = time.monotonic()
+        else:
+            del self._stalled[call]
             if not self._stalled:
                 self._want_watch()
 
@@ -348,7 +357,7 @@ class Peer:
     def _forget(self, call: Call) -> None:
         self._calls.pop(call.stream_id, None)
         if self._stalled and call in self._stalled:
-            self._stalled.discard(call)
+            del self._stalled[call]
             self._want_watch()
 
     def _ended(self) -> None:

@@ -13,7 +13,7 @@ from google.protobuf.wrappers_pb2 import BytesValue, Int64Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shim.ttrpc import ConnectionClosedError, Rpc, RpcError
+from shim.ttrpc import ConnectionClosedError, Rpc, RpcError, Server
 from shim.ttrpc._envelope import Response
 from shim.ttrpc._frame import DATA, HEADER, MAX_BODY, REQUEST, encode_frame
 from shim.ttrpc.loop_server import peer_credentials, same_user
@@ -339,3 +339,13 @@ def test_whatever_bytes_come_the_server_lives(fuzzed: EchoServer, pieces: list[b
         assert b"y" == call(client, "Quick", b"y")
 
     assert [] == fuzzed.thread.errors
+
+
+def test_listening_after_the_end_is_an_error(tmp_path: Path) -> None:
+    """No socket file is left behind."""
+    with Server() as server:
+        pass
+    with pytest.raises(RuntimeError, match=r"^cannot listen on unix:.*/late.sock: the server has ended$"):
+        server.listen(f"unix://{tmp_path}/late.sock")
+
+    assert [] == list(tmp_path.iterdir())

@@ -182,6 +182,8 @@ def test_finished_input_that_no_handler_takes_delays_nobody(serve: Callable[...,
     raw = dial(server.address)
     messages = [data(1, Payload(seq=seq)) for seq in range(100)]
     raw.send(request(1, "EchoStream", b"", 6), data(1, STALL), *messages, end(1))
+    assert wait_until(lambda: server.scene.stalls == 1)
+    server.settle()
     raw.send(request(3, "Echo"))
     assert ["3 OK 0801"] == raw.said(1)
     server.scene.gate.open()
