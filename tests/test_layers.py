@@ -60,7 +60,7 @@ MAY_IMPORT: Final[Mapping[str, set[str]]] = {
 }
 
 TRANSPORTS: Final = {
-    "ttrpc.sync": {"sync", "link", "server"},
+    "ttrpc.sync": {"sync", "link", "outbox", "server"},
     "ttrpc.aio": {"aio", "aio_client", "aio_link", "aio_server"},
 }
 
