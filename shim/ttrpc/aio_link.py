@@ -20,6 +20,7 @@ from shim.ttrpc.address import end_connection, has_hung_up
 from shim.ttrpc.pending import named
 from shim.ttrpc.rpc import Metadata, Rpc, metadata_pairs, timeout_ns
 from shim.ttrpc.status import Code, ConnectionClosedError, LocalProtocolError, RemoteProtocolError, RpcError
+from shim.ttrpc.unsent import Unsent
 
 _RECEIVE_SIZE: Final = 256 << 10
 _HIGH_WATER: Final = 1 << 20
@@ -71,8 +72,7 @@ class AioLink:
         self._in_a_row = 0  # bytes sent without a wait
         self._connection = ClientConnection()
         self._pending: dict[int, Pending] = {}
-        self._out: deque[memoryview] = deque()
-        self._out_size = 0
+        self._out = Unsent()
         self._is_corked = False
         self._is_writing = False
         self._room: list[asyncio.Future[None]] = []
@@ -94,7 +94,6 @@ class AioLink:
             self.loop.remove_writer(self._fd)
         end_connection(self._sock, self._pid)
         self._out.clear()
-        self._out_size = 0
         if self._stall_timer is not None:
             self._stall_timer.cancel()
         pending, self._pending = list(self._pending.values()), {}
@@ -109,7 +108,7 @@ class AioLink:
     @property
     def is_congested(self) -> bool:
         """True while one that wants to send should `wait_for_room`."""
-        return self._out_size > _HIGH_WATER
+        return self._out.size > _HIGH_WATER
 
     def start(
         self, pending: Pending, rpc: Rpc[Any, Any], payload: bytes, timeout_s: float | None, metadata: Metadata
@@ -144,7 +143,7 @@ class AioLink:
             RpcError: DEADLINE_EXCEEDED.
         """
         until = None if timeout_s is None else self.loop.time() + timeout_s
-        while self._out_size > _HIGH_WATER and not self.is_closed:
+        while self._out.size > _HIGH_WATER and not self.is_closed:
             waiter: asyncio.Future[None] = self.loop.create_future()
             self._room.append(waiter)
             try:
@@ -158,7 +157,7 @@ class AioLink:
     async def send(self, pending: Pending, payload: bytes | None) -> None:
         """Send one message of a stream, or its end."""
         inbox = pending.inbox
-        while self._out_size > _HIGH_WATER and not self.is_closed and not (inbox is not None and inbox.is_ended):
+        while self._out.size > _HIGH_WATER and not self.is_closed and not (inbox is not None and inbox.is_ended):
             waiter: asyncio.Future[None] = self.loop.create_future()
             self._room.append(waiter)
             pending.waiters.append(waiter)
@@ -328,13 +327,11 @@ class AioLink:
     def _write(self, frame: bytes) -> None:
         """Send or queue a frame; with several calls in flight what comes of one turn of the loop leaves together."""
         if self._is_corked or self._is_writing:
-            self._out.append(memoryview(frame))
-            self._out_size += len(frame)
+            self._out.add(frame)
             return
         if len(self._pending) > 1:
             self._is_corked = True
-            self._out.append(memoryview(frame))
-            self._out_size += len(frame)
+            self._out.add(frame)
             self.loop.call_soon(self._uncork)
             return
         try:
@@ -345,18 +342,13 @@ class AioLink:
             self.loop.call_soon(self._lose)
             return
         if sent < len(frame):
-            self._out.append(memoryview(frame)[sent:])
-            self._out_size += len(frame) - sent
+            self._out.add(frame, sent)
             self._is_writing = True
             self.loop.add_writer(self._fd, self._flush)
 
     def _unqueue(self, stream_id: int) -> None:
         """Drop the messages of a stream that the server has ended: data for such a one ends many a Go server."""
-        first, *rest = self._out  # the first may have begun
-        kept = [view for view in rest if HEADER.unpack_from(view)[1:3] != (stream_id, DATA)]
-        if len(kept) < len(rest):
-            self._out = deque([first, *kept])
-            self._out_size = sum(map(len, self._out))
+        if self._out.drop(lambda frame: HEADER.unpack_from(frame)[1:3] == (stream_id, DATA)):
             self._give_room()
 
     def _uncork(self) -> None:
@@ -365,39 +357,19 @@ class AioLink:
             self._flush()
 
     def _flush(self) -> None:
-        out = self._out
         try:
-            while out:
-                sent = self._send_some()
-                self._out_size -= sent
-                while sent:
-                    first = out[0]
-                    if sent < len(first):
-                        out[0] = first[sent:]
-                        break
-                    sent -= len(first)
-                    out.popleft()
-        except BlockingIOError:
-            pass
+            self._out.send(self._sock)
         except OSError:
             self._lose()
             return
-        if bool(out) != self._is_writing:
-            self._is_writing = bool(out)
-            if out:
+        if bool(self._out) != self._is_writing:
+            self._is_writing = bool(self._out)
+            if self._is_writing:
                 self.loop.add_writer(self._fd, self._flush)
             else:
                 self.loop.remove_writer(self._fd)
-        if self._room and self._out_size <= _HIGH_WATER:
+        if self._room and self._out.size <= _HIGH_WATER:
             self._give_room()
-
-    def _send_some(self) -> int:
-        out = self._out
-        if len(out) == 1:
-            return self._sock.send(out[0])
-        if self._out_size <= 64 << 10:
-            return self._sock.send(b"".join(out))
-        return self._sock.sendmsg([out[at] for at in range(min(len(out), 64))])
 
     def _give_room(self) -> None:
         waiters, self._room = self._room, []

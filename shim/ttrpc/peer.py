@@ -22,14 +22,13 @@ from shim.ttrpc.context import CallContext, Credentials
 from shim.ttrpc.loop import READABLE, WRITABLE, Timer
 from shim.ttrpc.service import Endpoint
 from shim.ttrpc.status import Code, RpcError, status_of
+from shim.ttrpc.unsent import JOINED_SIZE, Unsent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from shim.ttrpc.loop_server import LoopServer
 
 _RECEIVE_SIZE: Final = 256 << 10
-_JOINED_SIZE: Final = 64 << 10  # up to here copying costs less than a list of buffers
-_MOST_BUFFERS: Final = 64  # for one sendmsg; the system takes 1024
 
 
 class Peer:
@@ -50,7 +49,6 @@ class Peer:
         "_is_watch_due",
         "_limit",
         "_out",
-        "_out_size",
         "_sock",
         "_stall_timer",
         "_stalled",
@@ -70,8 +68,7 @@ class Peer:
         self._limit = server.limits.unsent_bytes
         self._connection: ServerConnection[Endpoint] = ServerConnection(server.table)
         self._calls: dict[int, Call] = {}
-        self._out: deque[memoryview] = deque()
-        self._out_size = 0
+        self._out = Unsent()
         self._gathered: list[bytes] = []  # written while corked
         self._gathered_size = 0
         self._backlog: deque[ServerEvent[Endpoint]] = deque()  # received, and held back while the peer is paused
@@ -95,7 +92,7 @@ class Peer:
     @property
     def is_congested(self) -> bool:
         """True while a handler should not send more; the lock is held."""
-        return (self._out_size > self._limit or self._is_broken) and not self._is_closed
+        return (self._out.size > self._limit or self._is_broken) and not self._is_closed
 
     def close(self) -> None:
         """Close the connection and tell the calls in flight that nobody waits; runs on the loop."""
@@ -108,7 +105,6 @@ class Peer:
             calls, self._calls = self._calls, {}
             self._out.clear()
             self._gathered.clear()
-            self._out_size = 0
             self._backlog.clear()
         if self._stall_timer is not None:
             self._stall_timer.cancel()
@@ -155,7 +151,7 @@ class Peer:
         size = 0
         try:
             for at, event in enumerate(events):
-                if self._out_size + self._gathered_size + size > limit:
+                if self._out.size + self._gathered_size + size > limit:
                     self._backlog.extend(events[at:])
                     break
                 if type(event) is not RequestReceived:
@@ -345,11 +341,10 @@ class Peer:
                 size += self._gathered_size
                 self._gathered_size = 0
             if answers and not self._is_closed:
-                if size <= _JOINED_SIZE and not self._out:
+                if size <= JOINED_SIZE and not self._out:
                     self._write(answers[0] if len(answers) == 1 else b"".join(answers))
                 else:
-                    self._out.extend(map(memoryview, answers))
-                    self._out_size += size
+                    self._out.extend(answers)
                     self._flush()
             if self._out or self._backlog or self._watched != READABLE:
                 self._set_watch()
@@ -384,28 +379,15 @@ class Peer:
                 self._break()
                 return
         if sent < len(data):
-            self._out.append(memoryview(data)[sent:])
-            self._out_size += len(data) - sent
+            self._out.add(data, sent)
             self._want_watch()
 
     def _flush(self) -> None:
         """Send what is queued; the lock is held, on the loop."""
-        out = self._out
         if self._is_closed:
             return
         try:
-            while out:
-                sent = self._send_some()
-                self._out_size -= sent
-                while sent:
-                    first = out[0]
-                    if sent < len(first):
-                        out[0] = first[sent:]
-                        break
-                    sent -= len(first)
-                    out.popleft()
-        except BlockingIOError:
-            pass
+            self._out.send(self._sock)
         except OSError:
             self._break()
         if self._waiting and not self.is_congested:
@@ -417,18 +399,9 @@ class Peer:
     def _break(self) -> None:
         """Nobody reads any more: hold handlers back, which could go on for ever, and close; the lock is held."""
         self._out.clear()
-        self._out_size = 0
         if not self._is_broken:
             self._is_broken = True
             self.server.loop.call_soon(self.close)
-
-    def _send_some(self) -> int:
-        out = self._out
-        if len(out) == 1:
-            return self._sock.send(out[0])
-        if self._out_size <= _JOINED_SIZE:
-            return self._sock.send(b"".join(out))
-        return self._sock.sendmsg([out[at] for at in range(min(len(out), _MOST_BUFFERS))])
 
     # What the loop watches.
 
@@ -449,7 +422,7 @@ class Peer:
         """Bring what the loop watches in line with the queues; the lock is held, on the loop."""
         if self._is_closed:
             return
-        self._is_paused = self._out_size > (self._limit >> 3 if self._is_paused else self._limit)
+        self._is_paused = self._out.size > (self._limit >> 3 if self._is_paused else self._limit)
         is_reading = not (self._is_paused or self._is_ended or self._stalled or self._backlog)
         events = (READABLE if is_reading else 0) | (WRITABLE if self._out else 0)
         if events != self._watched:

@@ -70,7 +70,7 @@ class ServerEnd:
     @property
     def unsent(self) -> int:
         """How many bytes wait to be written on all connections."""
-        return self.on_loop(lambda: sum(peer._out_size for peer in self.server._peers))
+        return self.on_loop(lambda: sum(peer._out.size for peer in self.server._peers))
 
     def stop(self, grace_s: float = PATIENCE_S) -> None:
         """Begin to end it; see `wait`."""

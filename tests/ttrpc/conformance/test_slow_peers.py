@@ -235,7 +235,7 @@ def _has_filled(client: End) -> bool:
     """True when the socket takes no more; a blocking sender waits there, an asyncio one has the rest in a queue."""
     inner = client.client._link  # type: ignore[attr-defined]  # of either kind
     if client.kind == "asyncio":
-        return bool(inner._out_size > aio_link._HIGH_WATER)
+        return bool(inner._out.size > aio_link._HIGH_WATER)
     poller = select.poll()
     poller.register(inner._sock, select.POLLOUT)
     return bool(inner._outbox._send_lock.locked() and not poller.poll(10))
