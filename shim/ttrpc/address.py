@@ -10,9 +10,12 @@ import os
 import select
 import socket
 import stat
+import time
 
 # sun_path has 108 bytes, one of them the closing NUL.
 MAX_UNIX_PATH = 107
+
+BACKLOG_PAUSE_S = 0.01
 
 
 def parse_address(address: str) -> tuple[int, str | bytes | tuple[int, int]]:
@@ -64,9 +67,17 @@ def dial(address: str | int | socket.socket, timeout_s: float | None = None) -> 
         return sock
     family, target = parse_address(address)
     sock = socket.socket(family, socket.SOCK_STREAM)
+    until = None if timeout_s is None else time.monotonic() + timeout_s
     try:
         sock.settimeout(timeout_s)
-        sock.connect(target)
+        while True:
+            try:
+                sock.connect(target)
+                break
+            except BlockingIOError:  # the server's backlog is full, which a socket with a time limit does not wait for
+                if until is not None and time.monotonic() > until:
+                    raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+                time.sleep(BACKLOG_PAUSE_S)
         sock.settimeout(None)
     except OSError as error:
         sock.close()

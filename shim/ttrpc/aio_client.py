@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Generic, Self
 
 from shim.ttrpc._inbox import Inbox
-from shim.ttrpc.address import dial, named, parse_address
+from shim.ttrpc.address import BACKLOG_PAUSE_S, dial, named, parse_address
 from shim.ttrpc.aio_link import AioLink, Pending
 from shim.ttrpc.rpc import Metadata, OutgoingCall, RequestT, ResponseT, Rpc
 from shim.ttrpc.status import LocalProtocolError
@@ -43,7 +43,7 @@ async def connect(
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, target), timeout_s)
+        await asyncio.wait_for(_connect(sock, target), timeout_s)
     except TimeoutError:
         sock.close()
         raise TimeoutError(f"cannot connect to {address}: timed out") from None
@@ -54,6 +54,19 @@ async def connect(
         sock.close()
         raise
     return Client(sock, interceptors=interceptors, on_close=on_close)
+
+
+async def _connect(sock: socket.socket, target: str | bytes | tuple[int, int]) -> None:
+    """Connect; asyncio takes the full backlog of a unix socket for a connection that is being made."""
+    if sock.family != socket.AF_UNIX:
+        await asyncio.get_running_loop().sock_connect(sock, target)
+        return
+    while True:
+        try:
+            sock.connect(target)
+            return
+        except BlockingIOError:
+            await asyncio.sleep(BACKLOG_PAUSE_S)
 
 
 class Client:
@@ -212,7 +225,7 @@ class ClientStream(Generic[RequestT, ResponseT]):
         await self._link.send(self._pending, request.SerializeToString())
 
     async def close_send(self) -> None:
-        """Say that no more messages follow; does nothing when the call has ended.
+        """Say that no more messages follow; does nothing when the call has ended well.
 
         Raises:
             LocalProtocolError: It has been said before, or the method has no client's stream.

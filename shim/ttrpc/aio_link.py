@@ -167,7 +167,7 @@ class AioLink:
                 _remove(waiter, self._room)
                 _remove(waiter, pending.waiters)
         if inbox is not None and inbox.is_ended and inbox.error is not None:
-            raise inbox.error
+            raise inbox.error.with_traceback(None)
         self._check_open(pending)
         connection, stream_id = self._connection, pending.stream_id
         try:
@@ -223,6 +223,8 @@ class AioLink:
             self._connection.forget(pending.stream_id)
         if pending.timer is not None:
             pending.timer.cancel()
+        if self._out and pending.inbox is not None:
+            self._unqueue(pending.stream_id)
         self._free(pending)
 
     def _free(self, pending: Pending) -> None:

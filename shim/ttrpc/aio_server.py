@@ -105,7 +105,8 @@ class Server(LoopServer):
 
     `async with Server([service]) as server: server.listen("unix:///run/x.sock"); await server.serve()`.  A coroutine
     handler of a unary method that is bound as inline runs without a task of its own until it first waits, at half the
-    cost: it must not ask for the current task before that.  The other arguments are those of `LoopServer`.
+    cost: it must not ask for the current task before that, and shares its context variables with other calls.  The
+    other arguments are those of `LoopServer`.
 
     Raises:
         RuntimeError: No loop is running.
@@ -125,7 +126,7 @@ class Server(LoopServer):
         super().__init__(
             services,
             AsyncioLoop(self._asyncio),
-            WorkerPool(on_error=lambda error: on_fault("worker", error)),
+            WorkerPool(on_error=lambda error: self.report("worker", error)),
             interceptors=interceptors,
             authorize=authorize,
             limits=limits,
@@ -178,12 +179,20 @@ class Server(LoopServer):
         except BaseException as error:  # whatever a handler raises is contained to its call
             call.fail(error)
             return
+        if not endpoint.kind & 1 and not hasattr(result, "__await__"):  # an interceptor has answered by itself
+            call.take(result)
+            return
         self._start(call, self._stream(call, result) if endpoint.kind & 1 else self._answer(call, result))
 
     def drive(self, call: Call, result: Any) -> None:
         """Await what a plain function returned: a decorated coroutine function looks like one."""
-        coroutine = self._stream(call, result) if call.endpoint.kind & 1 else self._answer(call, result)
-        self.loop.call_soon(partial(self._start, call, coroutine))
+        self.loop.call_soon(partial(self._drive, call, result))
+
+    def _drive(self, call: Call, result: Any) -> None:
+        if not call.is_over:
+            self._start(call, self._stream(call, result) if call.endpoint.kind & 1 else self._answer(call, result))
+        elif hasattr(result, "close"):  # given up before it began
+            result.close()
 
     def make_stream(self, call: Call) -> Any:
         """Return what the handler of a client's stream gets."""
@@ -194,6 +203,8 @@ class Server(LoopServer):
 
         def run(context: CallContext, request: Any) -> Any:
             coroutine = handler(context, request)
+            if not hasattr(coroutine, "send"):  # an interceptor has answered by itself
+                return coroutine
             try:
                 waits_for = coroutine.send(None)
             except StopIteration as stop:
@@ -366,11 +377,11 @@ class AsyncioLoop:
 
     def call_soon(self, callback: Callback) -> None:
         """Call `callback()` on the loop's thread; safe from any thread.  Once the loop is closed nothing happens."""
-        if threading.get_ident() == self._thread:
-            self._loop.call_soon(callback)
-            return
         try:
-            self._loop.call_soon_threadsafe(callback)
+            if threading.get_ident() == self._thread:
+                self._loop.call_soon(callback)
+            else:
+                self._loop.call_soon_threadsafe(callback)
         except RuntimeError:
             pass  # closed
 

@@ -124,13 +124,15 @@ class Call:
         if isinstance(result, Deferred):
             self.deferred = result
             result.on_done(self._answer_deferred)
+            if self.is_over:  # given up while the handler ran
+                self._guard(result.abandon)
             return
         try:
             if hasattr(result, "__await__"):
                 self.peer.server.drive(self, result)
                 return
             payload = self.endpoint.encode(result)
-        except (RpcError, TypeError) as error:
+        except Exception as error:  # protobuf has an error of its own for a message that lacks a required field
             self.fail(error)
             return
         self.answer(payload)
@@ -166,23 +168,23 @@ class Call:
         """End the call with its one response."""
         self._stop_timer()
         self.peer.send_response(self, payload)
-        self.context.cancel()
+        self._guard(self.context.cancel)
 
     def end(self) -> None:
         """End the server's stream."""
         self._stop_timer()
         self.peer.send_end(self)
-        self.context.cancel()
+        self._guard(self.context.cancel)
 
     def fail(self, error: BaseException) -> None:
         """End the call with an exception's status; one that no handler should raise is reported too."""
         self._stop_timer()
         if not self.is_over:  # what a handler raises because its call has been given up is neither answer nor bug
+            self.peer.send_error(self, error)
             is_answer = isinstance(error, OSError) or isinstance(getattr(error, "code", None), int)
             if not is_answer or not isinstance(error, Exception):
                 self.peer.fault(self.context.method, error)
-            self.peer.send_error(self, error)
-        self.context.cancel()
+        self._guard(self.context.cancel)
 
     def expire(self) -> None:
         """Answer that the deadline has passed; a handler that runs goes on and its late answer is dropped."""
@@ -200,11 +202,15 @@ class Call:
                 self.inbox.end(error)
             if self.waker is not None:
                 self.waker.wake()
-        self.context.cancel()
+        self._guard(self.context.cancel)
         if self.deferred is not None:
-            self.deferred.abandon()
+            self._guard(self.deferred.abandon)
         if self.on_over is not None:
-            self.on_over()
+            self._guard(self.on_over)
+
+    def _guard(self, step: Callable[[], object]) -> None:
+        """Run what belongs to the author at the end of a call: its fault ends nothing else."""
+        self.peer.server.guard(self.context.method, step)
 
     def end_input(self) -> None:
         """The client has closed its half of the connection: a stream that it has not ended can never be; lock held."""

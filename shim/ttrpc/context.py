@@ -32,7 +32,7 @@ class CallContext:
 
     deadline: float | None = None
     _is_cancelled = False
-    _callbacks: list[Callable[[], None]] | None = None
+    _callbacks: list[Callable[[], object]] | None = None
 
     def __init__(
         self,
@@ -56,12 +56,19 @@ class CallContext:
         """Say that the answer is no longer wanted; the handler keeps running."""
         self._is_cancelled = True
         callbacks = self._callbacks
-        if callbacks is not None:
-            self._callbacks = None
-            for callback in callbacks:
+        if callbacks is None:
+            return
+        self._callbacks = None
+        failure: Exception | None = None
+        for callback in callbacks:
+            try:
                 callback()
+            except Exception as error:  # the others have to hear of it all the same
+                failure = error
+        if failure is not None:
+            raise failure
 
-    def on_cancel(self, callback: Callable[[], None]) -> None:
+    def on_cancel(self, callback: Callable[[], object]) -> None:
         """Call `callback()` when the call is over, whichever way; at once if it is.  It must not block."""
         if self.is_cancelled:
             callback()

@@ -19,10 +19,11 @@ from typing import Any, Final
 from shim.ttrpc._client_connection import ClientConnection
 from shim.ttrpc._envelope import Metadata
 from shim.ttrpc._events import ClientEvent, EndReceived, FaultReceived, MessageReceived, ResponseReceived
+from shim.ttrpc._inbox import Inbox
 from shim.ttrpc._streams import Kind
 from shim.ttrpc.address import end_connection
 from shim.ttrpc.outbox import LOOK_S, Outbox
-from shim.ttrpc.pending import Pending, named
+from shim.ttrpc.pending import AnsweredError, Pending, named
 from shim.ttrpc.status import Code, ConnectionClosedError, LocalProtocolError, RemoteProtocolError, RpcError
 
 _RECEIVE_SIZE: Final = 256 << 10
@@ -133,6 +134,8 @@ class Link:
                 self._outbox.flush_soon(pending)
             else:  # or callers with large ones could queue without end
                 self._outbox.flush(pending)
+        except AnsweredError:
+            return
         except BaseException as error:
             with self._lock:
                 self._drop(pending)
@@ -151,16 +154,23 @@ class Link:
         """Wait for a stream's next message; None at its end."""
         inbox = pending.inbox
         assert inbox is not None  # noqa: S101  # a stream's
-        self._wait(pending)
-        with self._lock:
-            payload = inbox.take()
-            if pending in self._stalled:
-                if inbox.is_full:
-                    self._stalled[pending] = time.monotonic()
-                else:
-                    del self._stalled[pending]
-                    self._room.notify_all()
-        return payload
+        while True:
+            self._wait(pending)
+            with self._lock:
+                if not inbox.is_ready:  # another thread that receives was faster
+                    continue
+                payload = inbox.take()
+                self._taken(pending, inbox)
+            return payload
+
+    def _taken(self, pending: Pending, inbox: Inbox) -> None:
+        """Note that the owner of a stream goes on; the lock is held."""
+        if pending in self._stalled:
+            if inbox.is_full:
+                self._stalled[pending] = time.monotonic()
+            else:
+                del self._stalled[pending]
+                self._room.notify_all()
 
     def send(self, pending: Pending, payload: bytes) -> None:
         """Send one message of a stream."""
@@ -178,7 +188,7 @@ class Link:
     def _send(self, pending: Pending, encode: Callable[[], bytes]) -> None:
         with self._lock:
             if (ended := pending.ended()) is not None and pending.inbox is not None and pending.inbox.error is not None:
-                raise ended
+                raise ended.with_traceback(None)
             try:
                 frame = encode()
             except (LocalProtocolError, RpcError) as error:
@@ -314,6 +324,7 @@ class Link:
         Returns False when `pending` has to be looked at again first.
         """
         began = time.monotonic()
+        self._forget_abandoned()
         while self._stalled and not self.is_closed:
             left = self._give_up_stalled(began)
             if left is None:
@@ -428,8 +439,9 @@ class Link:
     def expire(self, pending: Pending) -> Exception:
         """End a call whose deadline has passed, and return what it ended with."""
         with self._lock:
-            self._drop(pending)
-            pending.fail(pending.expired())
+            if pending.ended() is None:
+                self._drop(pending)
+                pending.fail(pending.expired())
         return pending.ended() or pending.expired()
 
     def lose(self) -> None:

@@ -27,12 +27,13 @@ _ACCEPT_RETRY_S: Final = 0.5
 
 
 class Limits(NamedTuple):
-    """What peers may make a server hold; 0 means no limit.
+    """What peers may make a server hold.
 
-    `connections` beyond the limit wait to be accepted; `calls` in flight beyond it, on one connection, are answered
-    with RESOURCE_EXHAUSTED.  Above `unsent_bytes` of answers that a peer does not read, it is not read from either.
-    A handler that does not take its client's messages stops the reading too, for at most `stall_s` seconds: then its
-    call ends with RESOURCE_EXHAUSTED and the others of the connection go on.
+    0 `connections` or `calls` means any number.  `connections` beyond the limit wait to be accepted; `calls` in flight
+    beyond it, on one connection, are answered with RESOURCE_EXHAUSTED.  Above `unsent_bytes` of answers that a peer
+    does not read, it is not read from either.  A handler that takes none of its client's messages stops the reading
+    too, for at most `stall_s` seconds: then its call ends with RESOURCE_EXHAUSTED and the others of the connection go
+    on.
     """
 
     connections: int = 0
@@ -79,7 +80,7 @@ class LoopServer:
         self.pool = pool
         self.table = ServiceTable((), interceptors, step)
         self.limits = limits or Limits()
-        self.on_fault = on_fault
+        self._on_fault = on_fault
         self.is_draining = False
         self.is_plain = not self.limits.calls  # nothing but its handler decides what a call is answered
         self._authorize = authorize
@@ -87,6 +88,7 @@ class LoopServer:
         self._listeners: dict[int, socket.socket] = {}
         self._files: list[SocketFile] = []
         self._peers: set[Peer] = set()
+        self._asking = 0  # peers of whom `authorize` has not said yet
         self._on_drained: Callable[[], None] | None = None
         self._lock = threading.RLock()  # stop may be called by a signal's handler, in the thread that holds it
         for service in services:
@@ -191,7 +193,7 @@ class LoopServer:
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
-            if self.limits.connections and len(self._peers) >= self.limits.connections:
+            if self.limits.connections and len(self._peers) + self._asking >= self.limits.connections:
                 self._watch_listeners(0)
                 return
             try:
@@ -200,7 +202,7 @@ class LoopServer:
                 return
             except OSError as error:  # out of descriptors: the backlog keeps the peers until some are free
                 if listener.fileno() in self._listeners:
-                    self.on_fault("accept", error)
+                    self.report("accept", error)
                     self._watch_listeners(0)
                     self.loop.call_later(_ACCEPT_RETRY_S, lambda: self._watch_listeners(READABLE))
                 return
@@ -208,6 +210,7 @@ class LoopServer:
             if self._authorize is same_user:
                 self._admit(sock, credentials, is_welcome=same_user(credentials))
             else:  # somebody's own rule may take its time
+                self._asking += 1
                 self.pool.submit(partial(self._ask, sock, credentials))
 
     def _ask(self, sock: socket.socket, credentials: Credentials | None) -> None:
@@ -215,9 +218,15 @@ class LoopServer:
         try:
             is_welcome = self._authorize(credentials)
         except Exception as error:  # a hook's fault refuses one peer
-            self.on_fault("authorize", error)
+            self.report("authorize", error)
             is_welcome = False
-        self.loop.call_soon(lambda: self._admit(sock, credentials, is_welcome=is_welcome))
+        self.loop.call_soon(lambda: self._answer_asked(sock, credentials, is_welcome))
+
+    def _answer_asked(self, sock: socket.socket, credentials: Credentials | None, is_welcome: bool) -> None:
+        self._asking -= 1
+        self._admit(sock, credentials, is_welcome=is_welcome)
+        if self.limits.connections and not is_welcome:
+            self._watch_listeners(READABLE)
 
     def _admit(self, sock: socket.socket, credentials: Credentials | None, *, is_welcome: bool) -> None:
         if is_welcome and not self.is_draining:
@@ -225,7 +234,7 @@ class LoopServer:
             self._peers.add(Peer(self, sock, credentials))
             return
         if not is_welcome:
-            self._on_refused(credentials)
+            self.guard("on_refused", lambda: self._on_refused(credentials))
         sock.close()
 
     def _watch_listeners(self, events: int) -> None:
@@ -233,6 +242,20 @@ class LoopServer:
             self.loop.modify(fd, events)
 
     # For the server's parts.
+
+    def report(self, where: str, error: BaseException) -> None:
+        """Hand an exception that is no answer to `on_fault`, which must not make it worse."""
+        try:
+            self._on_fault(where, error)
+        except Exception:  # noqa: S110  # there is nobody left to tell
+            pass
+
+    def guard(self, method: str, step: Callable[[], object]) -> None:
+        """Run an author's callback; its fault is reported and ends nothing else."""
+        try:
+            step()
+        except Exception as error:
+            self.report(method, error)
 
     def forget(self, peer: Peer) -> None:
         """Drop a closed connection from the books."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LOOK_S: Final = 0.05  # how long one that waits for others looks away from its own call
 _JOINED_SIZE: Final = 64 << 10  # up to here copying costs less than calls
 _NOW: Final = int(socket.MSG_DONTWAIT)  # an enum's operators are slow
+_CROWD: Final = 256
 _NOBODY: Final = Pending("ttrpc", None)
 
 Batch = list[tuple[bytes, Pending]]
@@ -42,6 +43,8 @@ class Outbox:
         """Queue a frame, unless the caller may `write` it at once, which True says; the link's lock is held."""
         if not self._queue and self._send_lock.acquire(False):
             return True
+        if len(self._queue) >= _CROWD:  # the server does not read, and deadlines pass
+            self._queue = deque(entry for entry in self._queue if entry[1].ended() is None)
         self._queue.append((frame, pending))
         return False
 
@@ -77,13 +80,13 @@ class Outbox:
 
     def _wait_for_turn(self, pending: Pending) -> None:
         while True:
+            if (ended := pending.ended()) is not None:
+                raise ended.with_traceback(None)
             remaining = pending.remaining()
             if remaining == 0:
                 raise self._link.expire(pending)
             if self._send_lock.acquire(timeout=LOOK_S if remaining is None else min(LOOK_S, remaining)):
                 return
-            if (ended := pending.ended()) is not None:
-                raise ended
 
     def _flush(self, pending: Pending, batch: Batch | None = None) -> None:
         """Send `batch` and all that is queued; takes over the send lock, and gives it back or away."""
@@ -96,9 +99,13 @@ class Outbox:
                 if batch:
                     self._write(batch, pending)
         except BaseException:
-            if self._queue and not self._link.is_closed:
+            if not self._queue or self._link.is_closed:
+                self._send_lock.release()
+                raise
+            try:
                 threading.Thread(target=self._flush_for_others, name="ttrpc sender", daemon=True).start()
-            else:
+            except RuntimeError:  # nobody can end what has begun, so nothing can follow it
+                self._link.close()
                 self._send_lock.release()
             raise
         self._send_lock.release()
@@ -134,7 +141,10 @@ class Outbox:
                 except BlockingIOError:
                     error = self._link.wait_to_write(pending)
                     if error is not None:
-                        raise error from None
+                        raise error.with_traceback(None) from None
+                    if len(batch) > 1:  # some of their calls may have ended meanwhile
+                        self._put_back(batch, sent)
+                        return
         except OSError:
             self._link.lose()
             with self._lock:

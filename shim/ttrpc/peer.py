@@ -87,12 +87,14 @@ class Peer:
     @property
     def is_idle(self) -> bool:
         """True when every answer has been written; calls whose answer was put off (Wait) may never have one."""
-        return not self._out and not any(call.holds_up for call in list(self._calls.values()))
+        if self._out or self._gathered or self._is_corked:
+            return False
+        return not any(call.holds_up for call in list(self._calls.values()))
 
     @property
     def is_congested(self) -> bool:
         """True while a handler should not send more; the lock is held."""
-        return (self._out.size > self._limit or self._is_broken) and not self._is_closed
+        return (self._out.size + self._gathered_size > self._limit or self._is_broken) and not self._is_closed
 
     def close(self) -> None:
         """Close the connection and tell the calls in flight that nobody waits; runs on the loop."""
@@ -158,12 +160,15 @@ class Peer:
                     self._feed(event)
                 elif is_plain and event.method.is_quick and not event.timeout_ns:
                     answer = self._answer_quickly(event)
-                    answers.append(answer)
-                    size += len(answer)
+                    if answer:
+                        answers.append(answer)
+                        size += len(answer)
                 else:
                     self._start(event)
         finally:
             self.uncork(answers, size)
+        if self.server.is_draining:
+            self.server.loop.call_soon(self.server.check_drained)
 
     def _answer_quickly(self, request: RequestReceived[Endpoint]) -> bytes:
         """Run a handler that never blocks, of a unary call without a deadline, and return the frame of its answer.
@@ -180,9 +185,9 @@ class Peer:
         try:
             result = endpoint.handler(context, message)
             if type(result) is endpoint.response:
-                answer = result.SerializeToString()
-                context.cancel()
-                return self._connection.send_response(stream_id, answer)  # one atomic step: no lock
+                frame = self._connection.send_response(stream_id, result.SerializeToString())  # atomic: no lock
+                self.server.guard(context.method, context.cancel)
+                return frame
         except BaseException as error:  # contained to its call
             Call(self, stream_id, endpoint, payload, context).fail(error)
             return b""
@@ -323,7 +328,7 @@ class Peer:
 
     def fault(self, method: str, error: BaseException) -> None:
         """Report an exception that is no answer but a bug."""
-        self.server.on_fault(method, error)
+        self.server.report(method, error)
 
     def cork_for_others(self) -> None:
         """Hold writes back until the loop's next turn if other calls are in flight, so that answers leave together."""
@@ -346,8 +351,16 @@ class Peer:
                 else:
                     self._out.extend(answers)
                     self._flush()
+            if self._waiting and not self.is_congested:
+                self._wake_waiting()
             if self._out or self._backlog or self._watched != READABLE:
                 self._set_watch()
+
+    def _wake_waiting(self) -> None:
+        """Let those go on that want to send; the lock is held."""
+        waiting, self._waiting = self._waiting, set()
+        for waker in waiting:
+            waker.wake()
 
     def _forget(self, call: Call) -> None:
         self._calls.pop(call.stream_id, None)
@@ -391,9 +404,7 @@ class Peer:
         except OSError:
             self._break()
         if self._waiting and not self.is_congested:
-            waiting, self._waiting = self._waiting, set()
-            for waker in waiting:
-                waker.wake()
+            self._wake_waiting()
         self._set_watch()
 
     def _break(self) -> None:

@@ -9,9 +9,16 @@ import time
 from typing import Any, Final
 
 from shim.ttrpc._inbox import Inbox
-from shim.ttrpc.status import Code, LocalProtocolError, RpcError
+from shim.ttrpc.status import Code, LocalProtocolError, RpcError, TtrpcError
 
 _LONGEST_S: Final = 1e6  # what locks and poll take at a time; callers may name any deadline
+
+
+class AnsweredError(TtrpcError):
+    """The call that wanted to send has its answer already: what is left to send is others'."""
+
+
+_ANSWERED: Final = AnsweredError("answered")
 
 
 class Pending:
@@ -49,7 +56,7 @@ class Pending:
     def ended(self) -> Exception | None:
         """Return what one that still sends has to be told: the call has ended, and how."""
         if self.inbox is None:
-            return self.error
+            return self.error if self.answer is None else _ANSWERED
         if not self.inbox.is_ended:
             return None
         return self.inbox.error or LocalProtocolError(f"{self.name}: cannot send message: the stream is finished")

@@ -92,6 +92,9 @@ class WorkerPool:
             try:
                 if is_more:
                     self._send_for_one()
+            except RuntimeError as error:  # no more threads can be had: those that are there do it
+                self._on_error(error)
+            try:
                 job()
             except Exception as error:
                 self._on_error(error)

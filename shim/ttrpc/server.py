@@ -36,11 +36,11 @@ class Server(LoopServer):
         on_fault: Callable[[str, BaseException], None] = lambda _method, _error: None,
         on_refused: Callable[[Credentials | None], None] = lambda _credentials: None,
     ) -> None:
-        self._own_loop = Loop(on_error=lambda error: on_fault("loop", error))
+        self._own_loop = Loop(on_error=lambda error: self.report("loop", error))
         super().__init__(
             services,
             self._own_loop,
-            WorkerPool(on_error=lambda error: on_fault("worker", error)),
+            WorkerPool(on_error=lambda error: self.report("worker", error)),
             interceptors=interceptors,
             authorize=authorize,
             limits=limits,

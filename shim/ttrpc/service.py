@@ -8,6 +8,7 @@ it raises to answer with a status.  Coroutine functions and asynchronous generat
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from google.protobuf.message_factory import GetMessageClass
@@ -76,8 +77,15 @@ class Method:
     def is_async(self) -> bool:
         """True when the handler is a coroutine function or an asynchronous generator."""
         handler: Any = self.handler
-        while hasattr(handler, "__wrapped__"):  # functools.wraps says what a decorator stands around
-            handler = handler.__wrapped__
+        while True:
+            if hasattr(handler, "__wrapped__"):  # functools.wraps says what a decorator stands around
+                handler = handler.__wrapped__
+            elif isinstance(handler, partial):
+                handler = handler.func
+            else:
+                break
+        if not hasattr(handler, "__code__") and not hasattr(handler, "__func__"):
+            handler = type(handler).__call__
         code = getattr(getattr(handler, "__func__", handler), "__code__", None)
         return code is not None and bool(code.co_flags & _CO_ASYNC)
 

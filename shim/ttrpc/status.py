@@ -95,7 +95,10 @@ def status_of(error: BaseException) -> tuple[int, str]:
     """
     if isinstance(error, RpcError):
         return error.code or Code.UNKNOWN, error.message  # a call that failed may not look like one that did not
-    message = str(error) or type(error).__name__
+    try:
+        message = str(error) or type(error).__name__
+    except Exception:  # an error that cannot even say what it is
+        message = type(error).__name__
     code = getattr(error, "code", None) if isinstance(error, Exception) else None  # SystemExit's is an exit status
     if isinstance(code, int) and code != Code.OK:
         return code, message

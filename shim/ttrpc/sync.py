@@ -73,6 +73,10 @@ class Cancellation:
                 return
         callback()
 
+    def forget(self, key: object) -> None:
+        """Like `remove`, but without the lock: one step, which any collection of garbage may take."""
+        self._callbacks.pop(key, None)
+
     def remove(self, key: object) -> None:
         """Forget the callback of `key`."""
         with self._lock:
@@ -83,7 +87,7 @@ class Client:
     """A connection to a ttrpc server; also a context manager that closes it.
 
     `on_close()` is called once, in a thread of its own, when the connection has ended, whichever side ended it, after
-    every call in flight has failed.
+    every call in flight has failed.  Close a client of which a signal's handler has interrupted a call by an exception.
     """
 
     def __init__(
@@ -229,7 +233,8 @@ class Client:
 class ClientStream(Generic[RequestT, ResponseT]):
     """An open stream: `send` requests, iterate the responses; a context manager that cancels what has not ended.
 
-    One thread may send while another receives.
+    One thread may send while another receives.  A stream of which more than 64 messages are there, and none is taken
+    for a second, ends with RESOURCE_EXHAUSTED when other calls of this connection wait, those of the same thread too.
     """
 
     def __init__(
@@ -244,7 +249,7 @@ class ClientStream(Generic[RequestT, ResponseT]):
         self._link = link
         self._pending = pending
         self._rpc = rpc
-        weakref.finalize(self, link.abandon, pending).atexit = False
+        weakref.finalize(self, _let_go, link, pending, cancellation).atexit = False
         self._cancellation = cancellation
         if cancellation is not None:
             cancellation.add(pending, lambda: link.cancel(pending))
@@ -273,7 +278,7 @@ class ClientStream(Generic[RequestT, ResponseT]):
         self._link.send(self._pending, request.SerializeToString())
 
     def close_send(self) -> None:
-        """Say that no more messages follow; does nothing when the call has ended.
+        """Say that no more messages follow; does nothing when the call has ended well.
 
         Raises:
             LocalProtocolError: It has been said before, or the method has no client's stream.
@@ -322,6 +327,13 @@ class ClientStream(Generic[RequestT, ResponseT]):
     def _release(self) -> None:
         if self._cancellation is not None:
             self._cancellation.remove(self._pending)
+
+
+def _let_go(link: Link, pending: Pending, cancellation: Cancellation | None) -> None:
+    """Forget a stream that nobody holds any more; takes no lock, since any collection of garbage may call it."""
+    link.abandon(pending)
+    if cancellation is not None:
+        cancellation.forget(pending)
 
 
 def _intercepted(interceptor: Interceptor, invoke: Invoke) -> Invoke:

@@ -28,7 +28,9 @@ class Unsent:
         return bool(self._buffers)
 
     def add(self, frame: bytes, sent: int = 0) -> None:
-        """Queue a frame, of which the socket has taken `sent` bytes."""
+        """Queue a frame, of which the socket has taken `sent` bytes; nothing is left of an empty one."""
+        if len(frame) <= sent:
+            return
         self._is_begun = self._is_begun or bool(sent)  # nothing but the first may have begun
         self._buffers.append(memoryview(frame)[sent:])
         self.size += len(frame) - sent
