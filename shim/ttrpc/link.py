@@ -18,13 +18,13 @@ from typing import Any, Final
 
 from shim.ttrpc._client_connection import ClientConnection
 from shim.ttrpc._envelope import Metadata
-from shim.ttrpc._events import ClientEvent, EndReceived, FaultReceived, MessageReceived, ResponseReceived
+from shim.ttrpc._events import ClientEvent, MessageReceived, ResponseReceived
 from shim.ttrpc._inbox import Inbox
 from shim.ttrpc._streams import Kind
 from shim.ttrpc.address import end_connection
 from shim.ttrpc.outbox import LOOK_S, Outbox
 from shim.ttrpc.pending import AnsweredError, Pending, named
-from shim.ttrpc.status import Code, ConnectionClosedError, LocalProtocolError, RemoteProtocolError, RpcError
+from shim.ttrpc.status import Code, ConnectionClosedError, LocalProtocolError, RpcError
 
 _RECEIVE_SIZE: Final = 256 << 10
 _STALL_S: Final = 1.0  # for so long may a stream whose owner takes nothing keep the others waiting
@@ -412,27 +412,11 @@ class Link:
                     self._stalled.setdefault(pending, time.monotonic())
         else:
             del self._pending[event.stream_id]
-            self._finish(pending, event)
+            pending.finish(event)
             if self._stalled:  # all of it has come, so it need not keep the others waiting
                 self._free(pending)
         if pending.gates:
             self._wake(pending)
-
-    @staticmethod
-    def _finish(pending: Pending, event: ResponseReceived | EndReceived | FaultReceived) -> None:
-        inbox = pending.inbox
-        if isinstance(event, ResponseReceived):
-            if event.code != Code.OK:
-                pending.fail(RpcError(event.code, event.message, pending.name, event.details))
-            elif inbox is None:
-                pending.answer = event.payload
-            else:
-                inbox.put(event.payload)
-                inbox.end()
-        elif isinstance(event, FaultReceived):
-            pending.fail(RemoteProtocolError(event.message, pending.name))
-        elif inbox is not None:
-            inbox.end()
 
     # For the outbox, whose send lock is held.
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
+from shim.ttrpc._events import EndReceived, FaultReceived, ResponseReceived
 from shim.ttrpc._inbox import Inbox
-from shim.ttrpc.status import Code, LocalProtocolError, RpcError, TtrpcError
+from shim.ttrpc.status import Code, LocalProtocolError, RemoteProtocolError, RpcError, TtrpcError
 
 _LONGEST_S: Final = 1e6  # what locks and poll take at a time; callers may name any deadline
 
@@ -52,6 +53,22 @@ class Pending:
             self.inbox.end(error)
         elif not self.is_ready:
             self.error = error
+
+    def finish(self, event: ResponseReceived | EndReceived | FaultReceived) -> None:
+        """End as the server said."""
+        inbox = self.inbox
+        if isinstance(event, ResponseReceived):
+            if event.code != Code.OK:
+                self.fail(RpcError(event.code, event.message, self.name, event.details))
+            elif inbox is None:
+                self.answer = event.payload
+            else:
+                inbox.put(event.payload)
+                inbox.end()
+        elif isinstance(event, FaultReceived):
+            self.fail(RemoteProtocolError(event.message, self.name))
+        elif inbox is not None:
+            inbox.end()
 
     def ended(self) -> Exception | None:
         """Return what one that still sends has to be told: the call has ended, and how."""
