@@ -61,7 +61,7 @@ MAY_IMPORT: Final[Mapping[str, set[str]]] = {
 
 TRANSPORTS: Final = {
     "ttrpc.sync": {"sync", "link", "outbox", "server"},
-    "ttrpc.aio": {"aio", "aio_client", "aio_link", "aio_server"},
+    "ttrpc.aio": {"aio", "aio_client", "aio_link", "aio_server", "aio_waiting"},
 }
 
 NO_SYSTEM: Final = {"os", "posix", "select", "selectors", "socket", "_socket", "subprocess", "threading", "time"}

@@ -28,7 +28,7 @@ from shim.ttrpc._frame import (
     keep_heap,
     oversize_text,
 )
-from shim.ttrpc._streams import NEW, Kind, Side, Step, Stream, advance
+from shim.ttrpc._streams import NEW, Kind, Side, Step, Stream, advance, check_may_send
 from shim.ttrpc.status import Code, LocalProtocolError, RpcError
 from shim.ttrpc.wire import DecodeError, varint
 
@@ -42,7 +42,6 @@ _OPENING_FLAGS: Final = {
 }
 # Python 3.11 runs a property for each use of an enum's member.
 _RECV_MESSAGE: Final = Step.RECV_MESSAGE
-_SEND_MESSAGE: Final = Step.SEND_MESSAGE
 _RECV_FINAL: Final = Step.RECV_FINAL
 _new = tuple.__new__  # a third of the time that ResponseReceived(...) takes
 _KIND_NAMES: Final = {REQUEST: "request", RESPONSE: "response", DATA: "data"}
@@ -110,12 +109,7 @@ class ClientConnection:
                 hold ends its process.
             RpcError: RESOURCE_EXHAUSTED, the message is over 4 MiB.
         """
-        stream = self._streams.get(stream_id)
-        if stream is None:
-            raise LocalProtocolError("cannot send message: the stream is finished")
-        rules, state = stream
-        if _SEND_MESSAGE not in rules[state]:
-            advance(rules, state, _SEND_MESSAGE)
+        check_may_send(self._streams, stream_id)
         return encode_message(stream_id, payload)
 
     def send_end(self, stream_id: int) -> bytes:

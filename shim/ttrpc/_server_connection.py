@@ -28,7 +28,7 @@ from shim.ttrpc._frame import (
     encode_message,
     oversize_text,
 )
-from shim.ttrpc._streams import NEW, Kind, Side, Step, Stream, advance
+from shim.ttrpc._streams import NEW, Kind, Side, Step, Stream, advance, check_may_send
 from shim.ttrpc.status import Code, LocalProtocolError, RpcError
 from shim.ttrpc.wire import DecodeError, read_varint, varint
 
@@ -40,7 +40,6 @@ _UNARY_KIND: Final = Kind.UNARY  # Python 3.11 runs a property for each use of a
 _SMALL_RESPONSE: Final = struct.Struct(">IIBBBB")  # the header, and the payload's tag and length
 _new = tuple.__new__  # a third of the time that RequestReceived(...) takes
 _RECV_MESSAGE: Final = Step.RECV_MESSAGE  # on 3.11 a member of an enum costs ten times what a global does
-_SEND_MESSAGE: Final = Step.SEND_MESSAGE
 _NO_METADATA: Final[tuple[tuple[str, str], ...]] = ()
 _NO_LONGER_ACTIVE: Final = "StreamID is no longer active"
 _MUST_BE_ODD: Final = "StreamID must be odd for client initiated streams"
@@ -177,12 +176,7 @@ class ServerConnection(Generic[MethodT]):
             LocalProtocolError: The call has ended, or its method has no server's stream.
             RpcError: RESOURCE_EXHAUSTED, the message is over 4 MiB.
         """
-        stream = self._streams.get(stream_id)
-        if stream is None:
-            raise LocalProtocolError("cannot send message: the stream is finished")
-        rules, state = stream
-        if _SEND_MESSAGE not in rules[state]:
-            advance(rules, state, _SEND_MESSAGE)
+        check_may_send(self._streams, stream_id)
         return encode_message(stream_id, payload)
 
     def send_end(self, stream_id: int) -> bytes:

@@ -127,6 +127,23 @@ NEW: Final[Mapping[tuple[Side, Kind], Stream]] = MappingProxyType(
 )
 
 
+_SEND_MESSAGE: Final = Step.SEND_MESSAGE  # Python 3.11 runs a property for each use of an enum's member
+
+
+def check_may_send(streams: Mapping[int, Stream], stream_id: int) -> None:
+    """Do nothing if a message may be sent on the stream, which does not move it.
+
+    Raises:
+        LocalProtocolError: The stream is finished, or this side's half of it.
+    """
+    stream = streams.get(stream_id)
+    if stream is None:
+        raise LocalProtocolError("cannot send message: the stream is finished")
+    rules, state = stream
+    if _SEND_MESSAGE not in rules[state]:
+        advance(rules, state, _SEND_MESSAGE)
+
+
 def advance(rules: Rules, state: State, step: Step) -> State:
     """Return the next state.
 

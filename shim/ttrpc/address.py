@@ -122,10 +122,10 @@ def end_connection(sock: socket.socket, pid: int) -> None:
     sock.close()
 
 
-def has_hung_up(sock: socket.socket) -> bool:
-    """Tell whether the peer has closed the connection, or its half, though there may be something to read."""
+def has_hung_up(sock: socket.socket, *, or_half: bool = False) -> bool:
+    """Tell whether the peer has closed the connection (or at least its half), though there may be something to read."""
     poller = select.poll()
-    poller.register(sock, getattr(select, "POLLRDHUP", 0))
+    poller.register(sock, getattr(select, "POLLRDHUP", 0) if or_half else 0)
     return bool(poller.poll(0))
 
 

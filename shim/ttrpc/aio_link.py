@@ -17,6 +17,7 @@ from shim.ttrpc._events import ClientEvent, EndReceived, FaultReceived, MessageR
 from shim.ttrpc._frame import DATA, HEADER
 from shim.ttrpc._inbox import Inbox
 from shim.ttrpc.address import end_connection, has_hung_up
+from shim.ttrpc.aio_waiting import Queue, Turn, wait_in, wake
 from shim.ttrpc.pending import named
 from shim.ttrpc.rpc import Metadata, Rpc, metadata_pairs, timeout_ns
 from shim.ttrpc.status import Code, ConnectionClosedError, LocalProtocolError, RemoteProtocolError, RpcError
@@ -24,8 +25,6 @@ from shim.ttrpc.unsent import Unsent
 
 _RECEIVE_SIZE: Final = 256 << 10
 _HIGH_WATER: Final = 1 << 20
-_MOST_IN_A_ROW: Final = 256 << 10
-_MESSAGE_COST: Final = 4 << 10  # what a message costs in time, as bytes
 _STALL_S: Final = 1.0  # for so long may a stream whose owner takes nothing keep the others waiting
 
 
@@ -39,7 +38,7 @@ class Pending:
         self.stream_id = 0
         self.future: asyncio.Future[bytes] | None = None  # of a unary call
         self.inbox: Inbox | None = None  # of a stream
-        self.waiters: list[asyncio.Future[None]] = []
+        self.waiters: Queue = []
         self.timer: asyncio.TimerHandle | None = None
 
     def fail(self, error: Exception) -> None:
@@ -50,14 +49,7 @@ class Pending:
             self.inbox.end(error)
         elif self.future is not None and not self.future.done():
             self.future.set_exception(error)
-        self.wake()
-
-    def wake(self) -> None:
-        """Let those who wait look again."""
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self.waiters.clear()
+        wake(self.waiters)
 
 
 class AioLink:
@@ -69,13 +61,13 @@ class AioLink:
         self._sock = sock
         self._fd = sock.fileno()
         self._pid = os.getpid()
-        self._in_a_row = 0  # bytes sent without a wait
+        self._turn = Turn()
         self._connection = ClientConnection()
         self._pending: dict[int, Pending] = {}
         self._out = Unsent()
         self._is_corked = False
         self._is_writing = False
-        self._room: list[asyncio.Future[None]] = []
+        self._room: Queue = []
         self._stalled: dict[Pending, float] = {}  # streams that are full, and when something was taken last
         self._stall_timer: asyncio.TimerHandle | None = None
         self._abandoned: deque[Pending] = deque()
@@ -101,7 +93,7 @@ class AioLink:
             return
         for call in pending:
             call.fail(ConnectionClosedError(f"{call.name}: ttrpc: closed"))
-        self._give_room()
+        wake(self._room)
         if self._on_close is not None:
             self.loop.call_soon(self._on_close)
 
@@ -144,28 +136,17 @@ class AioLink:
         """
         until = None if timeout_s is None else self.loop.time() + timeout_s
         while self._out.size > _HIGH_WATER and not self.is_closed:
-            waiter: asyncio.Future[None] = self.loop.create_future()
-            self._room.append(waiter)
             try:
-                await asyncio.wait_for(waiter, None if until is None else until - self.loop.time())
+                await asyncio.wait_for(wait_in(self._room), None if until is None else until - self.loop.time())
             except TimeoutError:
                 raise RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded", pending.name) from None
-            finally:
-                _remove(waiter, self._room)
         return None if until is None else until - self.loop.time()
 
     async def send(self, pending: Pending, payload: bytes | None) -> None:
         """Send one message of a stream, or its end."""
         inbox = pending.inbox
         while self._out.size > _HIGH_WATER and not self.is_closed and not (inbox is not None and inbox.is_ended):
-            waiter: asyncio.Future[None] = self.loop.create_future()
-            self._room.append(waiter)
-            pending.waiters.append(waiter)
-            try:
-                await waiter
-            finally:
-                _remove(waiter, self._room)
-                _remove(waiter, pending.waiters)
+            await wait_in(self._room, pending.waiters)
         if inbox is not None and inbox.is_ended and inbox.error is not None:
             raise inbox.error.with_traceback(None)
         self._check_open(pending)
@@ -176,22 +157,14 @@ class AioLink:
             raise named(error, pending.name) from None
         if frame:
             self._write(frame)
-            self._in_a_row += len(frame) + _MESSAGE_COST
-            if self._in_a_row > _MOST_IN_A_ROW:  # to a server that reads at once this would never wait
-                self._in_a_row = 0
-                await asyncio.sleep(0)
+            await self._turn.sent(len(frame))
 
     async def receive(self, pending: Pending) -> bytes | None:
         """Wait for a stream's next message; None at its end."""
         inbox = pending.inbox
         assert inbox is not None  # noqa: S101  # a stream's
         while not inbox.is_ready:
-            waiter: asyncio.Future[None] = self.loop.create_future()
-            pending.waiters.append(waiter)
-            try:
-                await waiter
-            finally:
-                _remove(waiter, pending.waiters)
+            await wait_in(pending.waiters)
         payload = inbox.take()
         if self._stalled and pending in self._stalled:
             if inbox.is_full:
@@ -247,7 +220,7 @@ class AioLink:
         if self._abandoned:
             self._forget_abandoned()
         if self._stalled and len(self._pending) == len(self._stalled) and not self._room:
-            if has_hung_up(self._sock):  # which nobody sees who does not read
+            if has_hung_up(self._sock, or_half=True):  # which nobody sees who does not read
                 self._lose()
             else:
                 self._stall_timer = self.loop.call_later(_STALL_S, self._give_up_stalled)
@@ -303,7 +276,7 @@ class AioLink:
                 inbox.put(event.payload)
                 if inbox.is_full and pending not in self._stalled:
                     self._stall(pending)
-            pending.wake()
+            wake(pending.waiters)
             return
         del self._pending[event.stream_id]
         if self._out and inbox is not None:
@@ -322,7 +295,7 @@ class AioLink:
             if not isinstance(event, EndReceived):
                 inbox.put(event.payload)
             inbox.end()
-        pending.wake()
+        wake(pending.waiters)
 
     # Writing.
 
@@ -351,7 +324,7 @@ class AioLink:
     def _unqueue(self, stream_id: int) -> None:
         """Drop the messages of a stream that the server has ended: data for such a one ends many a Go server."""
         if self._out.drop(lambda frame: HEADER.unpack_from(frame)[1:3] == (stream_id, DATA)):
-            self._give_room()
+            wake(self._room)
 
     def _uncork(self) -> None:
         self._is_corked = False
@@ -371,16 +344,4 @@ class AioLink:
             else:
                 self.loop.remove_writer(self._fd)
         if self._room and self._out.size <= _HIGH_WATER:
-            self._give_room()
-
-    def _give_room(self) -> None:
-        waiters, self._room = self._room, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-
-def _remove(waiter: asyncio.Future[None], queue: list[asyncio.Future[None]]) -> None:
-    """Take a waiter out of a queue that may have let it go already: who gives up, again and again, leaves nothing."""
-    if waiter in queue:
-        queue.remove(waiter)
+            wake(self._room)

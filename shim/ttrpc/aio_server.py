@@ -15,6 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Generic, Self
 
+from shim.ttrpc.aio_waiting import Queue, Turn, wait_in, wake
 from shim.ttrpc.calls import Call
 from shim.ttrpc.calls import ServerStream as BlockingServerStream
 from shim.ttrpc.context import CallContext, Credentials, Deferred
@@ -26,28 +27,22 @@ from shim.ttrpc.service import Handler, Interceptor, Service
 from shim.ttrpc.status import Code, RpcError
 
 _GRACE_S: Final = 5.0
-_MOST_IN_A_ROW: Final = 256 << 10
-_MESSAGE_COST: Final = 4 << 10  # what a message costs in time, as bytes
 
 
 class ServerStream(Generic[RequestT, ResponseT]):
     """What a coroutine handler has of a stream: iterate it for the client's messages, `send` the server's."""
 
-    __slots__ = ("_call", "_in_a_row", "_loop", "_waiters")
+    __slots__ = ("_call", "_turn", "_waiters")
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        self._in_a_row = 0  # bytes sent without a wait
-        self._loop = asyncio.get_running_loop()
-        self._waiters: list[asyncio.Future[None]] = []
+        self._turn = Turn()
+        self._waiters: Queue = []
         call.waker = self
 
     def wake(self) -> None:
         """Let those who wait look again."""
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._waiters.clear()
+        wake(self._waiters)
 
     async def recv(self) -> RequestT | None:
         """Return the client's next message, or None once it has sent its last.
@@ -58,7 +53,7 @@ class ServerStream(Generic[RequestT, ResponseT]):
         """
         call = self._call
         while not call.inbox.is_ready:
-            await self._wait()
+            await wait_in(self._waiters)
         with call.peer.lock:
             payload = call.inbox.take()
             call.peer.inbox_taken(call)
@@ -84,20 +79,8 @@ class ServerStream(Generic[RequestT, ResponseT]):
                     call.peer.send_message(call, payload)
                     break
                 call.peer.wait_for_room(self)
-            await self._wait()
-        self._in_a_row += len(payload) + _MESSAGE_COST
-        if self._in_a_row > _MOST_IN_A_ROW:  # to a client that reads at once this would never wait
-            self._in_a_row = 0
-            await asyncio.sleep(0)
-
-    async def _wait(self) -> None:
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter in self._waiters:  # who gives up waiting, again and again, leaves nothing here
-                self._waiters.remove(waiter)
+            await wait_in(self._waiters)
+        await self._turn.sent(len(payload))
 
 
 class Server(LoopServer):
@@ -145,11 +128,6 @@ class Server(LoopServer):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.stop()
-
-    @property
-    def runs_coroutines(self) -> bool:
-        """True: this is asyncio's."""
-        return True
 
     async def serve(self) -> None:
         """Wait until `stop` has ended the server, which serves from `listen` on; when cancelled, end it at once."""

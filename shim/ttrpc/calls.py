@@ -107,12 +107,12 @@ class Call:
         endpoint = self.endpoint
         try:
             result = endpoint.handler(self.context, self.request())
-            if hasattr(result, "__await__") or hasattr(result, "__anext__"):
-                self.peer.server.drive(self, result)
-                return
             if endpoint.kind & 1:
-                self._send_all(result)
-                self.end()
+                if hasattr(result, "__await__") or hasattr(result, "__anext__"):
+                    self.peer.server.drive(self, result)
+                else:
+                    self._send_all(result)
+                    self.end()
                 return
         except BaseException as error:  # whatever a handler raises is contained to its call
             self.fail(error)
@@ -183,7 +183,7 @@ class Call:
             self.peer.send_error(self, error)
             is_answer = isinstance(error, OSError) or isinstance(getattr(error, "code", None), int)
             if not is_answer or not isinstance(error, Exception):
-                self.peer.fault(self.context.method, error)
+                self.peer.server.report(self.context.method, error)
         self._guard(self.context.cancel)
 
     def expire(self) -> None:

@@ -79,6 +79,7 @@ class LoopServer:
         self.loop = loop
         self.pool = pool
         self.table = ServiceTable((), interceptors, step)
+        self._runs_coroutines = step is not None
         self.limits = limits or Limits()
         self._on_fault = on_fault
         self.is_draining = False
@@ -107,15 +108,10 @@ class LoopServer:
             TypeError: A handler is of a kind that this server cannot run.
         """
         for method in service.methods.values():
-            if method.is_async and not self.runs_coroutines:
+            if method.is_async and not self._runs_coroutines:
                 name = f"{service.name}/{method.name}"
                 raise TypeError(f"the handler of {name} is a coroutine function: shim.ttrpc.aio.Server runs those")
         self.table.add(service)
-
-    @property
-    def runs_coroutines(self) -> bool:
-        """True for servers on asyncio's loop."""
-        return False
 
     def listen(self, address: str, *, backlog: int = 128) -> None:
         """Bind an address (as `connect` takes it) and accept connections; the end of the server removes the socket.

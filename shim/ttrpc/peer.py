@@ -7,16 +7,16 @@ hold is bounded (Go 1.2 grows without end).
 
 from __future__ import annotations
 
-import select
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from shim.ttrpc._events import EndReceived, FaultReceived, MessageReceived, RequestReceived, ServerEvent
 from shim.ttrpc._server_connection import ServerConnection
+from shim.ttrpc.address import has_hung_up
 from shim.ttrpc.calls import Call, Waker
 from shim.ttrpc.context import CallContext, Credentials
 from shim.ttrpc.loop import READABLE, WRITABLE, Timer
@@ -197,7 +197,7 @@ class Peer:
 
     def _end_input(self) -> None:
         """The peer has closed its sending half, and may still read the answers to what it asked, or all of it."""
-        if _has_hung_up(self._sock):
+        if has_hung_up(self._sock):
             self.close()
             return
         with self.lock:
@@ -326,10 +326,6 @@ class Peer:
         """Wake `waker` when the connection is congested no more; the lock is held."""
         self._waiting.add(waker)
 
-    def fault(self, method: str, error: BaseException) -> None:
-        """Report an exception that is no answer but a bug."""
-        self.server.report(method, error)
-
     def cork_for_others(self) -> None:
         """Hold writes back until the loop's next turn if other calls are in flight, so that answers leave together."""
         if len(self._calls) > 1 and not self._is_corked:
@@ -439,10 +435,3 @@ class Peer:
         if events != self._watched:
             self._watched = events
             self.server.loop.modify(self._fd, events)
-
-
-def _has_hung_up(sock: socket.socket) -> bool:
-    """Tell a peer that is gone from one that has only closed its sending half."""
-    poller: Any = select.poll()
-    poller.register(sock, 0)
-    return bool(poller.poll(0))
