@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench_ttrpc.build import BuildError, go_program
+from tests.bench_ttrpc.build import go_program
+from tests.interop.build import BuildError
 
 
 @dataclass(frozen=True, slots=True)

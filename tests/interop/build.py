@@ -23,23 +23,33 @@ _GO_PLUGINS: Final = (
     "google.golang.org/protobuf/cmd/protoc-gen-go",
     "github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc",
 )
+_TIMEOUT_S: Final = 900  # the first build fetches what it needs and compiles it
 
 
 class BuildError(Exception):
     """A peer could not be built, though its toolchain is there."""
 
 
-def go_peer() -> Path:
-    """Return the peer in Go, built if need be."""
-    tools, module = WORK / "bin", WORK / "go"
+def go_program(source: Path, work: Path, name: str) -> Path:
+    """Return the program of a Go module that speaks the conformance service, built in `work` if need be.
+
+    Raises:
+        BuildError: It cannot be built; the text says why.
+    """
+    tools, module = work / "bin", work / "go"
     tools.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(module, ignore_errors=True)  # what an older generator left would be compiled
-    shutil.copytree(_HERE / "go", module)
+    shutil.copytree(source, module)
     environment = {"GOTOOLCHAIN": "local", "GOBIN": str(tools)}  # a newer compiler is not fetched behind one's back
     _run(["go", "install", *_GO_PLUGINS], module, environment)
     _run(_protoc(tools, module), module)
-    _run(["go", "build", "-o", str(tools / "go-peer"), "."], module, environment)
-    return tools / "go-peer"
+    _run(["go", "build", "-o", str(tools / name), "."], module, environment)
+    return tools / name
+
+
+def go_peer() -> Path:
+    """Return the peer in Go, built if need be."""
+    return go_program(_HERE / "go", WORK, "go-peer")
 
 
 def rust_peer() -> Path:
@@ -62,14 +72,18 @@ def _protoc(tools: Path, module: Path) -> list[str]:
 
 
 def _run(command: list[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, **(environment or {})},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise BuildError(f"{' '.join(command[:3])} ... took more than {_TIMEOUT_S} s") from None
     if done.returncode != 0:
         raise BuildError(f"{' '.join(command[:3])} ... failed in {folder}:\n{done.stdout}")
