@@ -22,7 +22,7 @@ from shim.engine.stdio import OPEN_LIMIT_S, StdinHold, Stdio, close_all, open_ou
 from shim.errors import StdioError
 from shim.host import tempfiles
 from shim.ttrpc.address import MAX_UNIX_PATH
-from shim.ttrpc.loop import Loop
+from shim.ttrpc.loop import EventLoop
 
 _NAME: Final = "pty.sock"
 _CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
@@ -85,7 +85,7 @@ class ConsoleSocket:
 class Console:
     """The stdio of one process that has a terminal; stderr is the terminal too."""
 
-    def __init__(self, loop: Loop, stdio: Stdio) -> None:
+    def __init__(self, loop: EventLoop, stdio: Stdio) -> None:
         scheme, _ = scheme_of(stdio.stdout)
         if stdio.stdout and scheme != "fifo":
             raise StdioError(f"failed to create init process I/O: unknown STDIO scheme {scheme} for a terminal")

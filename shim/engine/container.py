@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from shim.engine.lifecycle import Lifecycle
     from shim.runtime.logger import Logger
     from shim.runtime.reaper import Exit
-    from shim.ttrpc.loop import Loop
+    from shim.ttrpc.loop import EventLoop
 
 # CRI gives a whole Delete ten seconds (containerd#13377).
 DRAIN_LIMIT_S: Final = 9.0
@@ -44,7 +44,7 @@ _EXIT_LIMIT_S: Final = 10.0
 class Surroundings(NamedTuple):
     """What every container of a shim shares."""
 
-    loop: Loop
+    loop: EventLoop
     lifecycle: Lifecycle
     logger: Logger
 

@@ -21,12 +21,13 @@ from shim.engine.container import Container, StdioOwner, Surroundings
 from shim.engine.containers import Containers
 from shim.engine.lifecycle import Lifecycle
 from shim.engine.options import RuncOptions, decode_options
-from shim.engine.publish import TaskEvents, timestamp
+from shim.engine.publish import TaskEvents
 from shim.engine.runc import DEFAULT_BINARY, DEFAULT_ROOT, Runc
 from shim.engine.stdio import Stdio
 from shim.engine.task import Act, State
 from shim.errors import InvalidArgumentError, NotFoundError, UnimplementedError
 from shim.host.mount import Mount
+from shim.runtime.timestamps import timestamp
 from shim.ttrpc.service import CallContext, Deferred, Service
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from shim.api.types_pb2 import RuntimeInfo
     from shim.runtime.flags import Flags
     from shim.runtime.serve import Daemon
+    from shim.runtime.start import StartOpts
     from shim.ttrpc.service import Service
 
 # containerd gives the whole clean-up five seconds.
@@ -35,9 +36,9 @@ _KILL_END_S: Final = 0.5
 class RuncShim(Shim):
     """Runs containers on runc, crun or any OCI runtime with runc's command line."""
 
-    def group(self, flags: Flags) -> str:
+    def group(self, opts: StartOpts) -> str:
         """Return the pod of the container, by the annotations that Go's shim groups by, or its own id."""
-        return Bundle(os.getcwd()).group(flags.id)
+        return Bundle(opts.bundle).group(opts.id)
 
     def shim_cgroup(self, options: object) -> str:
         """Return the `shim_cgroup` of the runtime options; options of another type have none."""
@@ -60,10 +61,11 @@ class RuncShim(Shim):
 
         return Engine(daemon).services()
 
-    def delete(self, flags: Flags) -> Deleted:
+    def delete_shim(self) -> Deleted:
         """Kill and remove a container that its daemon has left behind; warnings go to stderr, nothing is fatal."""
         from shim.host import mount
 
+        flags = self.flags
         # As Go's shim: the bundle next to the working directory, which is the container's own as a rule.
         bundle = Bundle(os.path.join(os.path.dirname(os.getcwd()), flags.id))
         try:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from shim.engine.pump import Pump
 from shim.engine.runc import ChildFds
 from shim.errors import StdioError
-from shim.ttrpc.loop import Loop
+from shim.ttrpc.loop import EventLoop
 
 # How long a fifo's reader may take to appear before the operation fails (Go's limit).
 OPEN_LIMIT_S: Final = 30.0
@@ -53,7 +53,7 @@ class Streams:
 
     console_socket: str | None = None
 
-    def __init__(self, loop: Loop, stdio: Stdio, uid: int = 0, gid: int = 0) -> None:
+    def __init__(self, loop: EventLoop, stdio: Stdio, uid: int = 0, gid: int = 0) -> None:
         self._loop = loop
         scheme, path = scheme_of(stdio.stdout)
         if stdio.stdout and scheme not in ("fifo", "file"):
@@ -184,7 +184,7 @@ class StdinHold:
     So a client may detach and another one attach; only CloseIO, and then the last writer's end, is the end of input.
     """
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
         self._lock = threading.Lock()
         self._read: int | None = None

@@ -166,8 +166,11 @@ def raise_oom_score(by: int = 1) -> None:
     """Make this process, and who it forks, a likelier victim than the one that ran it (containerd).
 
     Raises:
-        OSError: The score cannot be read or written; refused writes of an unprivileged process are ignored.
+        OSError: The score cannot be read or written; refused writes of an unprivileged process are ignored, and so is
+            all of it on a system without scores.
     """
+    if sys.platform != "linux":
+        return
     with open(f"/proc/{invoker_pid()}/oom_score_adj") as parent:
         score = int(parent.read())
     with open("/proc/self/oom_score_adj", "w") as own:

@@ -2,7 +2,7 @@
 
 Rule: the only place that waits for children.  A spawn registers its pid under the lock that the reap loop takes, so
 no exit can slip between.  Exits of processes that nobody spawned (containers' own, adopted as subreaper) go to the
-open windows and to the one listener; what nobody knows is consumed in silence.
+open windows and to the one listener; what nobody knows is consumed in silence.  The monitor hears of all of them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from shim.host import process
+from shim.runtime import tracing
 
 
 class Exit(NamedTuple):
@@ -63,13 +64,14 @@ class Window:
 
 
 class Reaper:
-    """Collects exits on SIGCHLD.  `listener` hears those of processes that were not spawned here.
+    """Collects exits on SIGCHLD.  `listener` hears those of processes that were not spawned here, `on_exit` all.
 
     `spawn` and `open_window` are safe from any thread; `reap` belongs to the loop that gets the signal.
     """
 
     def __init__(self, listener: Callable[[Exit], None] = lambda _exit: None) -> None:
         self.listener = listener
+        self.on_exit: Callable[[Exit], None] | None = None
         self._lock = threading.Lock()
         self._children: dict[int, Child] = {}
         self._windows: set[Window] = set()
@@ -91,7 +93,7 @@ class Reaper:
         """
         file = _find(argv[0])
         child = Child()
-        environment = process.child_env() if env is None else env
+        environment = {**process.child_env(), **tracing.child_environment()} if env is None else env
         with self._lock:
             child.pid = process.spawn(
                 file, argv, environment, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds
@@ -126,6 +128,8 @@ class Reaper:
                 if child is None:
                     for window in self._windows:
                         window.exits[pid] = exit_
+            if self.on_exit is not None:
+                self.on_exit(exit_)
             if child is not None:
                 child.finish(exit_)
             else:

@@ -11,10 +11,10 @@ from google.protobuf.empty_pb2 import Empty
 
 from shim.api import events_pb2, task_types_pb2, task_v2_pb2, task_v3_pb2
 from shim.api.runc_options_pb2 import Options, ProcessDetails
-from shim.engine.publish import timestamp
 from shim.engine.service import INLINE, exec_spec
 from shim.engine.task import State
 from shim.errors import InvalidArgumentError, ShimError
+from shim.runtime.timestamps import timestamp
 from shim.ttrpc.service import Deferred
 from shim.ttrpc.status import status_of
 from tests.engine.caller import Caller
