@@ -18,11 +18,12 @@ from shim.host import process
 from shim.runtime.shim import Deleted, Shim
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from google.protobuf.any_pb2 import Any
 
     from shim.api.types_pb2 import RuntimeInfo
+    from shim.engine.service import Engine
     from shim.runtime.flags import Flags
     from shim.runtime.serve import Daemon
     from shim.runtime.start import StartOpts
@@ -35,6 +36,8 @@ _KILL_END_S: Final = 0.5
 
 class RuncShim(Shim):
     """Runs containers on runc, crun or any OCI runtime with runc's command line."""
+
+    _engine: Engine | None = None
 
     def group(self, opts: StartOpts) -> str:
         """Return the pod of the container, by the annotations that Go's shim groups by, or its own id."""
@@ -55,11 +58,20 @@ class RuncShim(Shim):
         """Import the engine and all it uses."""
         from shim.engine import service  # noqa: F401
 
-    def services(self, daemon: Daemon) -> Sequence[Service]:
-        """Return task v2 and v3."""
+    def make_engine(self, daemon: Daemon) -> Engine:
+        """Return what makes containers: what to override for another engine than runc."""
         from shim.engine.service import Engine
 
-        return Engine(daemon).services()
+        return Engine(daemon)
+
+    def services(self, daemon: Daemon) -> Sequence[Service]:
+        """Return task v2 and v3."""
+        self._engine = self.make_engine(daemon)
+        return self._engine.services()
+
+    def describe(self) -> Iterable[str]:
+        """Yield the state of every container and exec."""
+        return () if self._engine is None else self._engine.describe()
 
     def delete_shim(self) -> Deleted:
         """Kill and remove a container that its daemon has left behind; warnings go to stderr, nothing is fatal."""
