@@ -104,6 +104,7 @@ def spawn(
     stderr: int | None = None,
     pass_fds: Mapping[int, int] | None = None,
     new_group: bool = False,
+    new_session: bool = False,
     blocked: Collection[int] = (),
 ) -> int:
     """Start `file` and return its pid; somebody must reap it.
@@ -126,6 +127,8 @@ def spawn(
     call = partial(
         os.posix_spawn, file, list(argv), dict(env), file_actions=actions, setsigmask=blocked, setsigdef=_DEFAULTS
     )
+    if new_session:
+        return call(setsid=True)
     return call(setpgroup=0) if new_group else call()
 
 

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from shim.host import process
 from shim.runtime import tracing
@@ -26,21 +26,38 @@ class Exit(NamedTuple):
     at: float
 
 
+_CHILDREN: Final = threading.Lock()
+"""Guards every child's exit and who is to be told of it; never held for long."""
+
+
 class Child:
     """A process that this shim spawned; its exit arrives from the reaper."""
 
-    __slots__ = ("_done", "_exit", "pid")
+    __slots__ = ("_callbacks", "_done", "_exit", "pid")
 
     def __init__(self) -> None:
         self.pid = 0
+        self._callbacks: list[Callable[[Exit], object]] = []
         self._exit: Exit | None = None
         self._done = threading.Lock()
         self._done.acquire()
 
     def finish(self, exit_: Exit) -> None:
         """Wake whoever waits; the reaper calls it, once."""
-        self._exit = exit_
+        with _CHILDREN:
+            self._exit = exit_
+            callbacks, self._callbacks = self._callbacks, []
         self._done.release()
+        for callback in callbacks:
+            callback(exit_)
+
+    def on_exit(self, callback: Callable[[Exit], object]) -> None:
+        """Call `callback(exit)` when it has ended: now if it has, else on the event loop, which it must not block."""
+        with _CHILDREN:
+            if self._exit is None:
+                self._callbacks.append(callback)
+                return
+        callback(self._exit)
 
     def wait(self, timeout_s: float | None = None) -> Exit | None:
         """Return the exit, or None when `timeout_s` passed first."""
@@ -85,8 +102,9 @@ class Reaper:
         stdout: int | None = None,
         stderr: int | None = None,
         pass_fds: Mapping[int, int] | None = None,
+        new_session: bool = False,
     ) -> Child:
-        """Start a program found on PATH; descriptors left None are /dev/null.
+        """Start a program found on PATH; descriptors left None are /dev/null, `pass_fds` is as in `process.spawn`.
 
         Raises:
             OSError: It cannot be started; FileNotFoundError when it is not on PATH.
@@ -96,7 +114,14 @@ class Reaper:
         environment = {**process.child_env(), **tracing.child_environment()} if env is None else env
         with self._lock:
             child.pid = process.spawn(
-                file, argv, environment, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds
+                file,
+                argv,
+                environment,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                pass_fds=pass_fds,
+                new_session=new_session,
             )
             self._children[child.pid] = child
         return child

@@ -46,6 +46,7 @@ class FakeReaper(Reaper):
         stdout: int | None = None,
         stderr: int | None = None,
         pass_fds: Mapping[int, int] | None = None,
+        new_session: bool = False,
     ) -> Child:
         """Note the call behind runc's globals, write a pid file if it wants one, and return a child that has ended."""
         words = argv[7:]
