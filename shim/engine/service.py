@@ -18,6 +18,7 @@ from google.protobuf.empty_pb2 import Empty
 from shim.api import cgroups_v1_pb2, cgroups_v2_pb2, task_types_pb2
 from shim.api import task_v3_pb2 as api
 from shim.api.runc_options_pb2 import ProcessDetails
+from shim.api.sandbox_ttrpc import sandbox_service
 from shim.engine.bundle import Bundle
 from shim.engine.container import Container, StdioOwner, Surroundings
 from shim.engine.containers import Containers
@@ -25,6 +26,7 @@ from shim.engine.lifecycle import Lifecycle
 from shim.engine.options import RuncOptions, decode_options
 from shim.engine.publish import TaskEvents
 from shim.engine.runc import DEFAULT_BINARY, DEFAULT_ROOT, Runc
+from shim.engine.sandbox import PodSandboxes
 from shim.engine.stdio import Stdio
 from shim.engine.task import Act, State
 from shim.errors import InvalidArgumentError, NotFoundError, UnimplementedError
@@ -188,12 +190,8 @@ class RuncTask(Task):
 
     def stats(self, context: CallContext, request: api.StatsRequest, /) -> api.StatsResponse:
         """Return the numbers of a container's cgroup."""
-        container = self._containers.get(request.id)
-        metrics: dict[str, Any] = container.metrics()
-        is_unified = container.cgroup is not None and container.cgroup.is_unified
         response = api.StatsResponse()
-        module: ModuleType = cgroups_v2_pb2 if is_unified else cgroups_v1_pb2
-        _pack(response.stats, module.Metrics(**metrics))
+        self._engine.fill_metrics(self._containers.get(request.id), response.stats)
         return response
 
     def connect(self, context: CallContext, request: api.ConnectRequest, /) -> api.ConnectResponse:
@@ -217,8 +215,24 @@ class Engine:
         self._surroundings = Surroundings(daemon.loop, lifecycle, daemon.logger)
 
     def services(self) -> list[Service]:
-        """Return task v2 and v3, which one daemon serves side by side."""
-        return task_services(RuncTask(self))
+        """Return task v2 and v3, which one daemon serves side by side, and the sandbox service."""
+        return [*task_services(RuncTask(self)), sandbox_service(PodSandboxes(self))]
+
+    @property
+    def namespace(self) -> str:
+        """containerd's namespace."""
+        return self._daemon.flags.namespace
+
+    def fill_metrics(self, container: Container, data: Any) -> None:
+        """Put the numbers of a container's cgroup into an Any.
+
+        Raises:
+            NotFoundError: The cgroup was not found when the container was made.
+        """
+        metrics: dict[str, Any] = container.metrics()
+        is_unified = container.cgroup is not None and container.cgroup.is_unified
+        module: ModuleType = cgroups_v2_pb2 if is_unified else cgroups_v1_pb2
+        _pack(data, module.Metrics(**metrics))
 
     def create(
         self, container_id: str, path: str, mounts: list[Mount], stdio: Stdio, options: RuncOptions, checkpoint: str

@@ -396,9 +396,10 @@ def test_a_mount_is_told_with_the_creation(caller: Caller, monkeypatch: pytest.M
 
 def test_both_versions_serve_the_same_methods(caller: Caller) -> None:
     """All of the .proto's; those that never block run on the loop."""
-    services = caller.engine.services()
+    *services, sandbox = caller.engine.services()
 
     assert ["containerd.task.v2.Task", "containerd.task.v3.Task"] == [service.name for service in services]
+    assert "containerd.runtime.sandbox.v1.Sandbox" == sandbox.name
     for service in services:
         assert 17 == len(service.methods)
         assert {name for name, method in service.methods.items() if method.is_inline} == INLINE
