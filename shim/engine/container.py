@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from shim.engine.binary import SCHEMES, BinaryLogger, LoggedStreams
 from shim.engine.bundle import Bundle
 from shim.engine.console import Console
 from shim.engine.process import Process
 from shim.engine.runc import Runc, has_state
-from shim.engine.stdio import Stdio, Streams
+from shim.engine.stdio import Stdio, Streams, scheme_of
 from shim.engine.task import Act, State, Step
 from shim.errors import (
     AlreadyExistsError,
@@ -32,12 +33,11 @@ from shim.host import cgroup, mount, oom
 
 if TYPE_CHECKING:
     from shim.engine.lifecycle import Lifecycle
+    from shim.engine.process import AnyStreams
     from shim.runtime.logger import Logger
-    from shim.runtime.reaper import Exit
+    from shim.runtime.reaper import Exit, Reaper
     from shim.ttrpc.loop import Loop
 
-# CRI gives a whole Delete ten seconds (containerd#13377).
-DRAIN_LIMIT_S: Final = 9.0
 _EXIT_LIMIT_S: Final = 10.0
 
 
@@ -47,6 +47,7 @@ class Surroundings(NamedTuple):
     loop: Loop
     lifecycle: Lifecycle
     logger: Logger
+    reaper: Reaper
 
 
 class StdioOwner(NamedTuple):
@@ -93,7 +94,7 @@ class Container:
                 os.makedirs(self.bundle.rootfs, 0o711, exist_ok=True)
                 undo.callback(self._unmount_quietly)
                 mount.mount_all(mounts, self.bundle.rootfs)
-            streams = self._open_streams(self.init)
+            streams = self._make_streams(self.init)
             undo.callback(streams.close)
             streams.open()
             with self._shim.lifecycle.launch(self.init) as launch:
@@ -125,10 +126,16 @@ class Container:
         except MountError as error:
             self._shim.logger.warning("failed to cleanup rootfs mount", id=self.id, error=error)
 
-    def _open_streams(self, process: Process) -> Streams | Console:
-        if process.stdio.terminal:
-            return Console(self._shim.loop, process.stdio)
-        return Streams(self._shim.loop, process.stdio, self._owner.uid, self._owner.gid)
+    def _make_streams(self, process: Process) -> AnyStreams:
+        shim, stdio = self._shim, process.stdio
+        logger = None
+        if scheme_of(stdio.stdout)[0] in SCHEMES:
+            logger = BinaryLogger(shim.reaper, stdio.stdout, process.id, self.runc.namespace)
+        if stdio.terminal:
+            return Console(shim.loop, stdio, logger)
+        if logger is not None:
+            return LoggedStreams(shim.loop, shim.logger, logger, *self._owner)
+        return Streams(shim.loop, stdio, *self._owner)
 
     def delete(self, deadline: float | None) -> None:
         """Remove the stopped (or never started) container; `deadline` bounds the wait for its last output.
@@ -176,7 +183,7 @@ class Container:
         streams = process.streams
         if streams is None:
             return
-        limit = DRAIN_LIMIT_S
+        limit = streams.drain_limit_s
         if deadline is not None:
             limit = min(limit, max(0.0, deadline - time.monotonic() - 0.5))
         if not streams.wait_drained(limit):
@@ -286,7 +293,7 @@ class Container:
                 undo.callback(process.release)  # who waits must not wait for ever
                 with self._shim.lifecycle.launch(process) as launch:
                     process.move(Step.START)
-                    streams = self._open_streams(process)
+                    streams = self._make_streams(process)
                     undo.callback(streams.close)
                     streams.open()
                     pid_file = self.bundle.file(pid_name)

@@ -10,13 +10,17 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from shim.engine.stdio import Stdio, Streams
+from shim.engine.stdio import Stdio
 from shim.engine.task import EXEC, INIT, Act, State, Step, advance, refusal
 
 if TYPE_CHECKING:
+    from shim.engine.binary import LoggedStreams
     from shim.engine.console import Console
     from shim.engine.container import Container
+    from shim.engine.stdio import Streams
     from shim.runtime.reaper import Exit
+
+    AnyStreams = Streams | Console | LoggedStreams
 
 
 class Process:
@@ -29,7 +33,7 @@ class Process:
         self.spec = spec
         self.is_init = spec is None
         self.pid = 0
-        self.streams: Streams | Console | None = None
+        self.streams: AnyStreams | None = None
         self.operation = threading.Lock()
         self._table = INIT if self.is_init else EXEC
         self._lock = threading.Lock()
@@ -106,7 +110,7 @@ class Process:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
 
-    def attach(self, streams: Streams | Console) -> None:
+    def attach(self, streams: AnyStreams) -> None:
         """Give the process its stdio; a CloseIO that came before is carried out."""
         self.streams = streams
         if self._closes_stdin:

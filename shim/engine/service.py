@@ -215,7 +215,7 @@ class Engine:
         self._daemon = daemon
         self.containers = Containers()
         lifecycle = Lifecycle(daemon.reaper, TaskEvents(daemon.publisher), daemon.pool.submit)
-        self._surroundings = Surroundings(daemon.loop, lifecycle, daemon.logger)
+        self._surroundings = Surroundings(daemon.loop, lifecycle, daemon.logger, daemon.reaper)
 
     def services(self) -> list[Service]:
         """Return task v2 and v3, which one daemon serves side by side."""

@@ -28,11 +28,12 @@ class Exit(NamedTuple):
 class Child:
     """A process that this shim spawned; its exit arrives from the reaper."""
 
-    __slots__ = ("_done", "_exit", "pid")
+    __slots__ = ("_callbacks", "_done", "_exit", "pid")
 
     def __init__(self) -> None:
         self.pid = 0
         self._exit: Exit | None = None
+        self._callbacks: list[Callable[[], None]] = []
         self._done = threading.Lock()
         self._done.acquire()
 
@@ -40,6 +41,21 @@ class Child:
         """Wake whoever waits; the reaper calls it, once."""
         self._exit = exit_
         self._done.release()
+        self._call_back()
+
+    def on_exit(self, callback: Callable[[], None]) -> None:
+        """Call `callback()` once when the process has ended, now if it has; else on the thread that reaps."""
+        self._callbacks.append(callback)
+        if self._exit is not None:
+            self._call_back()
+
+    def _call_back(self) -> None:
+        while self._callbacks:
+            try:
+                callback = self._callbacks.pop()
+            except IndexError:  # the other thread of the two was faster
+                return
+            callback()
 
     def wait(self, timeout_s: float | None = None) -> Exit | None:
         """Return the exit, or None when `timeout_s` passed first."""
@@ -99,6 +115,12 @@ class Reaper:
             self._children[child.pid] = child
         return child
 
+    def kill(self, child: Child, signum: int) -> None:
+        """Send a signal to a child that has not been reaped; never to another process that got its pid since."""
+        with self._lock:
+            if self._children.get(child.pid) is child:
+                os.kill(child.pid, signum)
+
     def open_window(self) -> Window:
         """Start collecting all exits; close it in every path."""
         window = Window(self)
@@ -150,6 +172,10 @@ class ForegroundReaper:
         environment = process.child_env() if env is None else env
         pid = process.spawn(file, argv, environment, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds)
         return ForegroundChild(pid)
+
+    def kill(self, child: ForegroundChild, signum: int) -> None:
+        """Send a signal to a child that has not been waited for yet."""
+        os.kill(child.pid, signum)
 
 
 class ForegroundChild:

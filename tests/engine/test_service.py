@@ -283,7 +283,7 @@ def test_create_twice_is_refused_before_anything_is_touched(caller: Caller) -> N
         ({"checkpoint": "/x"}, 12, "create from a checkpoint: not implemented"),
         ({"options": AnyMessage(type_url="a.B")}, 3, "unsupported option type a.B: invalid argument"),
         ({"bundle": "/nonexistent"}, 2, "open /nonexistent/config.json: No such file or directory"),
-        ({"stdout": "binary:///x"}, 2, "failed to create init process I/O: unknown STDIO scheme binary"),
+        ({"stdout": "http://x"}, 2, "failed to create init process I/O: unknown STDIO scheme http"),
     ],
 )
 def test_a_create_that_makes_no_sense_leaves_no_container(

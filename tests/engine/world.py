@@ -130,7 +130,7 @@ class World:
         self.jobs: list[Callable[[], None]] = []
         self.lifecycle = Lifecycle(self.reaper, self.sink, lambda job: self.jobs.append(job))
         self.logger = Logger.open(str(self.log), is_debug=True)
-        self.surroundings = Surroundings(thread.loop, self.lifecycle, self.logger)
+        self.surroundings = Surroundings(thread.loop, self.lifecycle, self.logger, self.reaper)
 
     def container(self, name: str = "c1", spec: str = OWN_PIDS, stdio: Stdio = NO_STDIO) -> Container:
         """Return a container that is still to be created."""

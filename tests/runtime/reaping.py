@@ -72,6 +72,30 @@ def an_exit_before_anybody_waits_is_kept() -> None:
     assert [(child.pid, 0)] * 2 == [end_of(child)[:2] for _ in range(2)]
 
 
+def an_exit_calls_back_once() -> None:
+    """Whether it comes before somebody asks for the call, or after."""
+    reaper = Reaper()
+    calls: list[str] = []
+    child = reaper.spawn(["true"])
+    child.on_exit(lambda: calls.append("early"))
+    reap_until(reaper, lambda: child.wait(0.0) is not None)
+    child.on_exit(lambda: calls.append("late"))
+
+    assert ["early", "late"] == calls
+
+
+def only_a_child_that_lives_is_killed() -> None:
+    """Another process with the pid of one that was reaped is safe; this process stands in for it."""
+    reaper = Reaper()
+    child = reaper.spawn(["sleep", "60"])
+    reaper.kill(child, signal.SIGTERM)
+    reap_until(reaper, lambda: child.wait(0.0) is not None)
+    child.pid = os.getpid()
+    reaper.kill(child, signal.SIGKILL)
+
+    assert 128 + signal.SIGTERM == end_of(child).status
+
+
 def a_wait_may_give_up() -> None:
     """The exit is not lost by that."""
     reaper = Reaper()
@@ -267,6 +291,8 @@ def the_foreground_waits_for_its_own_child() -> None:
 SCENARIOS: Final[list[Callable[[], None]]] = [
     each_child_gets_its_own_exit,
     an_exit_before_anybody_waits_is_kept,
+    an_exit_calls_back_once,
+    only_a_child_that_lives_is_killed,
     a_wait_may_give_up,
     signals_count_from_128,
     stopped_and_continued_is_no_exit,
