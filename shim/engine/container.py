@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shim.engine.binary import SCHEMES, BinaryLogger, LoggedStreams
 from shim.engine.bundle import Bundle
+from shim.engine.checkpoint import Checkpoint, write_checkpoint
 from shim.engine.console import Console
 from shim.engine.process import Process
 from shim.engine.runc import Runc, has_state
@@ -33,12 +34,14 @@ from shim.host import cgroup, mount, oom
 
 if TYPE_CHECKING:
     from shim.engine.lifecycle import Lifecycle
+    from shim.engine.options import Checkpointing
     from shim.engine.process import AnyStreams
     from shim.runtime.logger import Logger
     from shim.runtime.reaper import Exit, Reaper
     from shim.ttrpc.loop import Loop
 
 _EXIT_LIMIT_S: Final = 10.0
+NO_CHECKPOINT: Final = Checkpoint()
 
 
 class Surroundings(NamedTuple):
@@ -60,13 +63,22 @@ class StdioOwner(NamedTuple):
 class Container:
     """A container from Create to Delete; `init_has_exited` and what follows it belong to the lifecycle and its lock."""
 
-    def __init__(self, shim: Surroundings, bundle: Bundle, runc: Runc, stdio: Stdio, owner: StdioOwner) -> None:
+    def __init__(
+        self,
+        shim: Surroundings,
+        bundle: Bundle,
+        runc: Runc,
+        stdio: Stdio,
+        owner: StdioOwner,
+        checkpoint: Checkpoint = NO_CHECKPOINT,
+    ) -> None:
         self._shim = shim
         self._owner = owner
         self.bundle = bundle
         self.runc = runc
         self.id = runc.container_id
-        self.init = Process(self, self.id, stdio)
+        self.checkpoint = checkpoint
+        self.init = Process(self, self.id, stdio, state=State.CHECKPOINTED if checkpoint.path else State.CREATED)
         self.mounts: tuple[mount.Mount, ...] = ()
         self.cgroup: cgroup.Cgroup | None = None
         self._oom: oom.OomWatch | None = None
@@ -83,7 +95,8 @@ class Container:
     def create(self, mounts: Sequence[mount.Mount], enter: Callable[[], None]) -> None:
         """Mount the root file system and have the runtime make the container; undoes everything on failure.
 
-        `enter()` is called once the container exists, before it is announced.
+        `enter()` is called once the container exists, before it is announced.  From a checkpoint it is made at its
+        start only.
 
         Raises:
             MountError, StdioError, EngineError, BundleError: A step failed.
@@ -96,6 +109,11 @@ class Container:
                 mount.mount_all(mounts, self.bundle.rootfs)
             streams = self._make_streams(self.init)
             undo.callback(streams.close)
+            if self.checkpoint.path:
+                enter()
+                self._shim.lifecycle.sink.created(self)
+                undo.pop_all()
+                return
             streams.open()
             with self._shim.lifecycle.launch(self.init) as launch:
                 try:
@@ -168,6 +186,7 @@ class Container:
                 init.move(Step.DELETE_FAILED)
                 raise failure
             init.move(Step.DELETED)
+        init.release()  # one that was never restored has no exit
         for process in self.execs():
             process.close_streams()
             process.release()
@@ -196,11 +215,44 @@ class Container:
         init = self.init
         with init.operation:
             init.require(Act.START)
+            is_restored = init.state is State.CHECKPOINTED
             init.move(Step.START)
+            if is_restored:
+                self._restore()
+                return
             with self._shim.lifecycle.launch(init) as launch:
                 self.runc.start()
                 init.settle(Step.STARTED)
                 launch.done(lambda: self._shim.lifecycle.sink.started(init))
+
+    def _restore(self) -> None:
+        """Have the runtime make the container from its checkpoint, running; a failure leaves nothing of it."""
+        init = self.init
+        with ExitStack() as undo, self._shim.lifecycle.launch(init) as launch:
+            streams = self._make_streams(init)
+            undo.callback(streams.close)
+            streams.open()
+            try:
+                path, parent = self.checkpoint
+                fds, pid_file = streams.child_fds, self.bundle.file("init.pid")
+                self.runc.restore(path, parent, pid_file, fds, streams.console_socket)
+                streams.start()
+                init.pid = self.bundle.read_pid()
+            except BaseException:
+                self._remove_half_made()
+                raise
+            undo.pop_all()
+            init.attach(streams)
+            self._find_cgroup()
+            init.settle(Step.STARTED)
+            launch.done(lambda: self._shim.lifecycle.sink.started(init))
+
+    def write_checkpoint(self, path: str, options: Checkpointing) -> None:
+        """Write the container to a folder.  Raises EngineError, ProcessStateError."""
+        with self.init.operation:
+            self.init.require(Act.CHECKPOINT)
+            write_checkpoint(self.runc, self.bundle, path, options, self._shim.logger)
+        self._shim.lifecycle.sink.checkpointed(self, path)
 
     def pause(self) -> None:
         """Freeze the container.  Raises EngineError, ProcessStateError."""

@@ -45,6 +45,9 @@ class EventSink(Protocol):
     def resumed(self, container: Container) -> None:
         """The container runs again."""
 
+    def checkpointed(self, container: Container, path: str) -> None:
+        """The container has been written to a folder."""
+
     def oom(self, container: Container) -> None:
         """The kernel killed a process of the container for memory."""
 

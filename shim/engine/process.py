@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 class Process:
     """The init process of `container` (its id is the container's) or an exec with a `spec` to run."""
 
-    def __init__(self, container: Container, process_id: str, stdio: Stdio, spec: bytes | None = None) -> None:
+    def __init__(
+        self,
+        container: Container,
+        process_id: str,
+        stdio: Stdio,
+        spec: bytes | None = None,
+        state: State = State.CREATED,
+    ) -> None:
         self.container = container
         self.id = process_id
         self.stdio = stdio
@@ -37,7 +44,7 @@ class Process:
         self.operation = threading.Lock()
         self._table = INIT if self.is_init else EXEC
         self._lock = threading.Lock()
-        self._state = State.CREATED
+        self._state = state
         self._exit: Exit | None = None
         self._waiters: list[Callable[[Exit | None], None]] = []
         self._is_released = False

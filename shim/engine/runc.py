@@ -17,6 +17,7 @@ from shim.errors import EngineError, NotFoundError
 from shim.host import process, tempfiles
 
 if TYPE_CHECKING:
+    from shim.engine.options import Checkpointing
     from shim.runtime.reaper import Exit, ForegroundReaper, Reaper
 
     Spawner = Reaper | ForegroundReaper
@@ -25,6 +26,8 @@ DEFAULT_BINARY: Final = "runc"
 DEFAULT_ROOT: Final = "/run/containerd/runc"
 
 _FINISHED: Final = ("os: process already finished", "container not running", "no such process")
+# Beside the fields `open_tcp` to `file_locks` of the options.
+_CHECKPOINT_FLAGS: Final = ("--tcp-established", "--ext-unix-sk", "--shell-job", "--file-locks")
 _GONE: Final = ("does not exist", "no such file or directory")
 
 
@@ -87,6 +90,7 @@ class Runc(NamedTuple):
     systemd_cgroup: bool = False
     no_pivot_root: bool = False
     no_new_keyring: bool = False
+    criu_work_path: str = ""
 
     @property
     def log(self) -> str:
@@ -111,6 +115,42 @@ class Runc(NamedTuple):
     def start(self) -> None:
         """Let the created container's init go.  Raises EngineError."""
         self._checked("OCI runtime start failed", ["start"])
+
+    def checkpoint(self, path: str, work: str, options: Checkpointing) -> None:
+        """Write the container's processes to the folder `path`; they end unless the options say otherwise.
+
+        Raises:
+            EngineError: With the runtime's output, but not yet where CRIU's log is.
+        """
+        words = ["checkpoint", "--image-path", path, "--work-path", work]
+        if options.parent_path:
+            words += ["--parent-path", options.parent_path]
+        words += [flag for is_set, flag in zip(options[1:5], _CHECKPOINT_FLAGS, strict=True) if is_set]
+        for namespace in options.empty_namespaces:
+            words += ["--empty-ns", namespace]
+        if not options.exit:
+            words.append("--leave-running")
+        ended = self._run([*words, self.container_id])
+        if ended.status != 0:
+            raise EngineError(self._describe(ended))
+
+    def restore(self, path: str, parent: str, pid_file: str, fds: ChildFds, console_socket: str | None) -> None:
+        """Bring a container back from a checkpoint, running.
+
+        Raises:
+            EngineError: `OCI runtime restore failed: …`.
+        """
+        work = self.criu_work_path or os.path.join(self.bundle, "work")
+        words = ["restore", "--image-path", path, "--work-path", work]
+        if parent:
+            words += ["--parent-path", parent]
+        words += ["--detach", "--pid-file", pid_file]
+        if console_socket is not None:
+            words += ["--console-socket", console_socket]
+        if self.no_pivot_root:
+            words.append("--no-pivot")
+        words += ["-no-subreaper", "--bundle", self.bundle]
+        self._checked("OCI runtime restore failed", words, fds if console_socket is None else None)
 
     def exec(self, spec: bytes, pid_file: str, fds: ChildFds, console_socket: str | None) -> None:
         """Start another process in the container; `spec` is the JSON of an OCI process.  Raises EngineError."""

@@ -17,15 +17,16 @@ from google.protobuf.empty_pb2 import Empty
 from shim.api import cgroups_v1_pb2, cgroups_v2_pb2, task_types_pb2, task_v2_pb2, task_v3_pb2
 from shim.api.runc_options_pb2 import ProcessDetails
 from shim.engine.bundle import Bundle
+from shim.engine.checkpoint import Checkpoint
 from shim.engine.container import Container, StdioOwner, Surroundings
 from shim.engine.containers import Containers
 from shim.engine.lifecycle import Lifecycle
-from shim.engine.options import RuncOptions, decode_options
+from shim.engine.options import RuncOptions, decode_checkpoint_options, decode_options
 from shim.engine.publish import TaskEvents, timestamp
 from shim.engine.runc import DEFAULT_BINARY, DEFAULT_ROOT, Runc
 from shim.engine.stdio import Stdio
 from shim.engine.task import Act, State
-from shim.errors import InvalidArgumentError, NotFoundError, UnimplementedError
+from shim.errors import InvalidArgumentError, NotFoundError
 from shim.host.mount import Mount
 from shim.ttrpc.service import CallContext, Deferred, Service
 
@@ -40,7 +41,9 @@ INLINE: Final = frozenset({"State", "Wait", "Connect", "CloseIO", "ResizePty", "
 
 _STATUS: Final = {
     State.CREATED: task_types_pb2.CREATED,
+    State.CHECKPOINTED: task_types_pb2.CREATED,
     State.STARTING: task_types_pb2.CREATED,
+    State.RESTORING: task_types_pb2.CREATED,
     State.RUNNING: task_types_pb2.RUNNING,
     State.PAUSING: task_types_pb2.PAUSING,
     State.PAUSED: task_types_pb2.PAUSED,
@@ -67,7 +70,7 @@ class TaskService:
             [Mount(m.type, m.source, m.target, tuple(m.options)) for m in request.rootfs],
             _stdio(request),
             decode_options(request.options),
-            request.checkpoint,
+            Checkpoint(request.checkpoint, request.parent_checkpoint),
         )
         return self._message("CreateTaskResponse", pid=container.init.pid)
 
@@ -169,9 +172,9 @@ class TaskService:
         return Empty()
 
     def checkpoint(self, context: CallContext, request: Any) -> Any:
-        """Not supported yet."""
-        self._containers.get(request.id)
-        raise UnimplementedError("checkpoint: not implemented")
+        """Write a container to a folder; it ends if the options say so."""
+        self._containers.get(request.id).write_checkpoint(request.path, decode_checkpoint_options(request.options))
+        return Empty()
 
     def pids(self, context: CallContext, request: Any) -> Any:
         """List a container's processes by their pids on the host."""
@@ -225,7 +228,13 @@ class Engine:
         ]
 
     def create(
-        self, container_id: str, path: str, mounts: list[Mount], stdio: Stdio, options: RuncOptions, checkpoint: str
+        self,
+        container_id: str,
+        path: str,
+        mounts: list[Mount],
+        stdio: Stdio,
+        options: RuncOptions,
+        checkpoint: Checkpoint,
     ) -> Container:
         """Make a container from its bundle.
 
@@ -234,8 +243,6 @@ class Engine:
         """
         if not container_id:
             raise InvalidArgumentError("container id cannot be empty: invalid argument")
-        if checkpoint:
-            raise UnimplementedError("create from a checkpoint: not implemented")
         with self.containers.reserve(container_id):
             bundle = Bundle(path)
             bundle.read_spec()
@@ -250,9 +257,10 @@ class Engine:
                 options.systemd_cgroup,
                 options.no_pivot_root,
                 options.no_new_keyring,
+                options.criu_work_path,
             )
             owner = StdioOwner(options.io_uid, options.io_gid)
-            container = Container(self._surroundings, bundle, runc, stdio, owner)
+            container = Container(self._surroundings, bundle, runc, stdio, owner, checkpoint)
             container.create(mounts, lambda: self.containers.add(container))
             return container
 

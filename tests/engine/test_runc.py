@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from shim.engine.options import Checkpointing
 from shim.engine.runc import (
     ChildFds,
     Runc,
@@ -100,6 +101,41 @@ def test_every_call_has_its_words(runc: Runc, fake: FakeRunc, tmp_path: Path) ->
     assert process_file.startswith(f"{tmp_path}/runc-process")
     assert not os.path.exists(process_file)
     os.kill(int(Path(f"{b}/e1.pid").read_text()), 9)
+
+
+def test_a_checkpoint_and_its_restore_have_their_words(runc: Runc, fake: FakeRunc, tmp_path: Path) -> None:
+    """The least and the most that options can ask for."""
+    b, image = runc.bundle, str(tmp_path / "image")
+    for text in ("checkpoint", "restore"):
+        fake.before(text, "exit 0")
+    runc.checkpoint(image, "/w", Checkpointing())
+    runc.checkpoint(image, "/w", Checkpointing(True, True, True, True, True, ("network", "ipc"), "/ignored", "/p"))
+    runc.checkpoint(image, "/w", Checkpointing(open_tcp=True, file_locks=True))
+    runc.restore(image, "", pid_file(runc), ChildFds(), None)
+    changed = runc._replace(no_pivot_root=True, criu_work_path="/cw")
+    changed.restore(image, "/p", pid_file(runc), ChildFds(), "/s")
+
+    assert [
+        ["checkpoint", "--image-path", image, "--work-path", "/w", "--leave-running", "c1"],
+        [
+            *["checkpoint", "--image-path", image, "--work-path", "/w", "--parent-path", "/p"],
+            *["--tcp-established", "--ext-unix-sk", "--shell-job", "--file-locks"],
+            *["--empty-ns", "network", "--empty-ns", "ipc", "c1"],
+        ],
+        [
+            *["checkpoint", "--image-path", image, "--work-path", "/w"],
+            *["--tcp-established", "--file-locks", "--leave-running", "c1"],
+        ],
+        [
+            *["restore", "--image-path", image, "--work-path", f"{b}/work"],
+            *["--detach", "--pid-file", f"{b}/init.pid", "-no-subreaper", "--bundle", b, "c1"],
+        ],
+        [
+            *["restore", "--image-path", image, "--work-path", "/cw", "--parent-path", "/p"],
+            *["--detach", "--pid-file", f"{b}/init.pid", "--console-socket", "/s", "--no-pivot"],
+            *["-no-subreaper", "--bundle", b, "c1"],
+        ],
+    ] == [call[6:] for call in fake.calls()]
 
 
 def test_options_become_words(runc: Runc, fake: FakeRunc) -> None:
