@@ -17,8 +17,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from shim.engine.call import ChildFds, exec_failure
 from shim.engine.pump import Pump
-from shim.engine.runc import ChildFds, exec_failure
 from shim.engine.stdio import close_all, scheme_of
 from shim.errors import StdioError
 
@@ -149,7 +149,7 @@ class BinaryLogger:
     def kill(self, signum: int) -> None:
         """Send a signal to the logger, if it still lives."""
         if self.child is not None:
-            self._reaper.kill(self.child, signum)
+            self.child.kill(signum)
 
     def pending(self) -> int:
         """Return how many bytes the logger has not read yet."""

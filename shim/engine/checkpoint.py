@@ -33,6 +33,8 @@ def write_checkpoint(runc: Runc, bundle: Bundle, path: str, options: Checkpointi
     """
     work = options.work_path or bundle.file("work/criu-work")
     try:
+        if not options.work_path:
+            _make_parent(work)
         runc.checkpoint(path, work, options)
     except EngineError as error:
         kept = bundle.file("criu-dump.log")
@@ -45,6 +47,15 @@ def write_checkpoint(runc: Runc, bundle: Bundle, path: str, options: Checkpointi
     finally:
         if not options.work_path:
             _remove_tree(work)
+
+
+def _make_parent(work: str) -> None:
+    """Make what runc expects; containerd has made it already, as a link, for bundles of its own."""
+    folder = os.path.dirname(work)
+    try:
+        os.makedirs(folder, 0o711, exist_ok=True)
+    except OSError as error:
+        raise EngineError(f"failed to make {folder}: {(error.strerror or str(error)).lower()}") from None
 
 
 def _copy(source: str, target: str) -> None:

@@ -16,8 +16,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from shim.engine.call import ChildFds
 from shim.engine.pump import Pump
-from shim.engine.runc import ChildFds
 from shim.engine.stdio import DRAIN_LIMIT_S, OPEN_LIMIT_S, StdinHold, Stdio, close_all, open_output, scheme_of
 from shim.errors import StdioError
 from shim.host import tempfiles

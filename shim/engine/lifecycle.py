@@ -156,7 +156,7 @@ class Lifecycle:
 
     def _finish(self, process: Process, exit_: Exit) -> None:
         if process.is_init:
-            process.container.stop_watching_memory()
+            process.container.memory.stop()
         process.finish(exit_)
         self.sink.exited(process)
 

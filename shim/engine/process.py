@@ -1,17 +1,20 @@
 """One process of a container: its state, its stdio, how it ended, and who waits for that.
 
-Rule: `operation` serialises what clients ask of the process; state and exit change under a lock of their own that is
+Rule: `operate` serialises what clients ask of the process; state and exit change under a lock of their own that is
 never held for long, so State and Wait always answer at once.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from shim.engine.stdio import Stdio
 from shim.engine.task import EXEC, INIT, Act, State, Step, advance, refusal
+from shim.errors import BusyError
 
 if TYPE_CHECKING:
     from shim.engine.binary import LoggedStreams
@@ -41,7 +44,7 @@ class Process:
         self.is_init = spec is None
         self.pid = 0
         self.streams: AnyStreams | None = None
-        self.operation = threading.Lock()
+        self._operation = threading.Lock()
         self._table = INIT if self.is_init else EXEC
         self._lock = threading.Lock()
         self._state = state
@@ -59,6 +62,20 @@ class Process:
     def exit(self) -> Exit | None:
         """How it ended, or None while it has not."""
         return self._exit
+
+    @contextmanager
+    def operate(self, deadline: float | None = None) -> Iterator[None]:
+        """Wait until nothing else is done to the process, and keep others out.
+
+        Raises:
+            BusyError: `deadline`, a time by `time.monotonic()`, came first.
+        """
+        if not self._operation.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.monotonic())):
+            raise BusyError(f"another operation on process {self.id} of container {self.container.id} goes on")
+        try:
+            yield
+        finally:
+            self._operation.release()
 
     def require(self, act: Act) -> None:
         """Raise what a client must hear if the process's state does not allow `act`."""

@@ -134,7 +134,8 @@ class TaskService:
     def kill(self, context: CallContext, request: Any) -> Any:
         """Send a signal."""
         container = self._containers.get(request.id)
-        container.kill(container.process(request.exec_id), request.signal, is_all=request.all)
+        process = container.process(request.exec_id)
+        container.kill(process, request.signal, is_all=request.all, deadline=context.deadline)
         return Empty()
 
     def exec(self, context: CallContext, request: Any) -> Any:

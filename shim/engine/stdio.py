@@ -14,8 +14,8 @@ import threading
 import time
 from typing import Final, NamedTuple
 
+from shim.engine.call import ChildFds
 from shim.engine.pump import Pump
-from shim.engine.runc import ChildFds
 from shim.errors import StdioError
 from shim.ttrpc.loop import Loop
 

@@ -8,7 +8,6 @@ open windows and to the one listener; what nobody knows is consumed in silence.
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -28,10 +27,11 @@ class Exit(NamedTuple):
 class Child:
     """A process that this shim spawned; its exit arrives from the reaper."""
 
-    __slots__ = ("_callbacks", "_done", "_exit", "pid")
+    __slots__ = ("_callbacks", "_done", "_exit", "_reaper", "pid")
 
-    def __init__(self) -> None:
+    def __init__(self, reaper: Reaper | None = None) -> None:
         self.pid = 0
+        self._reaper = reaper
         self._exit: Exit | None = None
         self._callbacks: list[Callable[[], None]] = []
         self._done = threading.Lock()
@@ -56,6 +56,11 @@ class Child:
             except IndexError:  # the other thread of the two was faster
                 return
             callback()
+
+    def kill(self, signum: int) -> None:
+        """Send a signal, if the process has not ended."""
+        if self._reaper is not None:
+            self._reaper.kill(self, signum)
 
     def wait(self, timeout_s: float | None = None) -> Exit | None:
         """Return the exit, or None when `timeout_s` passed first."""
@@ -106,7 +111,7 @@ class Reaper:
             OSError: It cannot be started; FileNotFoundError when it is not on PATH.
         """
         file = _find(argv[0])
-        child = Child()
+        child = Child(self)
         environment = process.child_env() if env is None else env
         with self._lock:
             child.pid = process.spawn(
@@ -173,28 +178,31 @@ class ForegroundReaper:
         pid = process.spawn(file, argv, environment, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds)
         return ForegroundChild(pid)
 
-    def kill(self, child: ForegroundChild, signum: int) -> None:
-        """Send a signal to a child that has not been waited for yet."""
-        os.kill(child.pid, signum)
-
 
 class ForegroundChild:
     """A child of a process without an event loop."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.exit: Exit | None = None
+
+    def kill(self, signum: int) -> None:
+        """Send a signal, if the process has not ended."""
+        if self.exit is None:
+            os.kill(self.pid, signum)
 
     def wait(self, timeout_s: float | None = None) -> Exit | None:
-        """Wait for the end, or kill the child when `timeout_s` passed first."""
+        """Return the exit, or None when `timeout_s` passed first."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
+        while self.exit is None:
             pid, status = os.waitpid(self.pid, 0 if deadline is None else os.WNOHANG)
             if pid:
-                return Exit(pid, _code(status), time.time())
-            if deadline is not None and time.monotonic() > deadline:
-                os.kill(self.pid, signal.SIGKILL)
-                deadline = None
-            time.sleep(0.005)
+                self.exit = Exit(pid, _code(status), time.time())
+            elif deadline is not None:
+                if time.monotonic() >= deadline:
+                    return None
+                time.sleep(0.005)
+        return self.exit
 
 
 def _find(name: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from shim.engine import binary
 from shim.engine.binary import BinaryLogger, LoggedStreams, logger_command
-from shim.engine.runc import ChildFds
+from shim.engine.call import ChildFds
 from shim.errors import StdioError
 from shim.runtime.logger import Logger
 from tests.engine.loggers import CALL_READY, COPY, READY, OwnReaper, write_logger
@@ -92,7 +92,7 @@ def logged(tmp_path: Path, thread: LoopThread) -> Iterator[Logged]:
         streams.close()
     thread.settle()
     for child in logged.reaper.spawned:
-        logged.reaper.kill(child, signal.SIGKILL)
+        child.kill(signal.SIGKILL)
         assert child.wait(PATIENCE_S) is not None
     os.close(logged.logger.fd)
     thread.settle()

@@ -23,8 +23,8 @@ def work_of(words: list[str]) -> Path:
 
 
 def make_work(words: list[str]) -> int:
-    """Be a runc that succeeds."""
-    work_of(words).mkdir(parents=True)
+    """Be a runc that succeeds: it makes this folder, but none above it."""
+    work_of(words).mkdir()
     return 0
 
 
@@ -89,6 +89,16 @@ def test_without_crius_log_the_error_is_the_runtimes(world: World) -> None:
         container.write_checkpoint("/image", Checkpointing())
 
     assert "failed to copy dump.log to criu-dump.log" in world.log.read_text()
+
+
+def test_a_bundle_without_room_for_work_says_so(world: World) -> None:
+    """Before the runtime is asked."""
+    container = world.running()
+    Path(container.bundle.file("work")).symlink_to("/proc/none/such")
+    with pytest.raises(EngineError, match=r"^failed to make .*/c1/work: .* path= .*/criu-dump\.log$"):
+        container.write_checkpoint("/image", Checkpointing())
+
+    assert ["create", "start"] == world.commands()
 
 
 def test_a_container_that_does_not_run_is_not_checkpointed(world: World) -> None:

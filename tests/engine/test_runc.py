@@ -7,21 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from shim.engine.call import ChildFds
 from shim.engine.options import Checkpointing
-from shim.engine.runc import (
-    ChildFds,
-    Runc,
-    exec_failure,
-    global_arguments,
-    kill_error,
-    last_error,
-    run_captured,
-)
+from shim.engine.runc import Runc, global_arguments, kill_error, last_error
 from shim.errors import EngineError, NotFoundError, ShimError
 from shim.runtime.reaper import ForegroundReaper
 from shim.ttrpc import Code
 from tests.fake_runc import FakeRunc
-from tests.fakes import open_descriptors
 
 
 @pytest.fixture
@@ -449,37 +441,6 @@ def test_last_error_of_records_that_are_no_records(tmp_path: Path) -> None:
     log.write_text('1 "x" [] {"level":"error","msg":"m"} {"level":"info","msg":"i"} null')
 
     assert "m" == last_error(str(log))
-
-
-def test_run_captured_kills_what_takes_too_long() -> None:
-    """Whether it is silent or not."""
-    for program in ("sleep 60", "while :; do echo x; sleep 0.01; done"):
-        ended = run_captured(ForegroundReaper(), ["sh", "-c", f"exec 2>&1; {program}"], limit_s=0.1)
-
-        assert ended.status in (137, 141)  # SIGKILL, or SIGPIPE of who writes on
-
-
-def test_run_captured_takes_much_in_and_out() -> None:
-    """More than a pipe holds."""
-    data = os.urandom(1 << 19).hex().encode()
-    ended = run_captured(ForegroundReaper(), ["cat"], data)
-
-    assert (0, data.decode()) == ended
-
-
-def test_run_captured_leaves_no_descriptor(runc: Runc) -> None:
-    """In success and in failure."""
-    before = open_descriptors()
-    run_captured(ForegroundReaper(), ["true"], b"x")
-    with pytest.raises(FileNotFoundError):
-        run_captured(ForegroundReaper(), ["no-such-program"], b"x")
-
-    assert before == open_descriptors()
-
-
-def test_exec_failure_of_a_program_that_is_there() -> None:
-    """The system's reason, in lower case."""
-    assert "fork/exec sh: permission denied" == exec_failure("sh", PermissionError(13, "Permission denied"))
 
 
 def test_the_fake_is_a_program(fake: FakeRunc) -> None:

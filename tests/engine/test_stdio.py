@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from shim.engine.call import ChildFds
 from shim.engine.process import Process
-from shim.engine.runc import ChildFds
 from shim.engine.stdio import StdinHold, Stdio, Streams, scheme_of
 from shim.errors import StdioError
 from tests.engine.world import NO_STDIO, World
