@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from shim.api import sandbox_pb2 as api
+from shim.engine.container import NO_CHECKPOINT
 from shim.engine.options import RuncOptions
 from shim.engine.stdio import Stdio
 from shim.engine.task import State
@@ -103,7 +104,7 @@ class PodSandboxes(Sandbox):
         if sandbox.container is not None:
             raise FailedPreconditionError(f"sandbox {request.sandbox_id} has been started: failed precondition")
         sandbox.container = self._engine.create(
-            request.sandbox_id, sandbox.bundle, sandbox.mounts, Stdio("", "", "", False), RuncOptions(), ""
+            request.sandbox_id, sandbox.bundle, sandbox.mounts, Stdio("", "", "", False), RuncOptions(), NO_CHECKPOINT
         )
         sandbox.created_at = time.time()
         return api.StartSandboxResponse(pid=sandbox.container.init.pid, created_at=timestamp(sandbox.created_at))
