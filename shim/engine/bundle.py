@@ -33,6 +33,20 @@ class Bundle(NamedTuple):
         """Where the container's root file system is mounted."""
         return self.file("rootfs")
 
+    def make_rootfs(self) -> None:
+        """Make that folder, if containerd has not, so that a user namespace's root may pass whatever the umask.
+
+        Raises:
+            BundleError: It cannot be made.
+        """
+        try:
+            os.mkdir(self.rootfs)
+            os.chmod(self.rootfs, 0o711)
+        except FileExistsError:
+            return  # the mount will tell if it is no folder
+        except OSError as error:
+            raise BundleError(f"mkdir {self.rootfs}: {error.strerror}") from None
+
     def read_spec(self) -> dict[str, object]:
         """Return config.json.
 

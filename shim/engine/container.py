@@ -7,7 +7,6 @@ another container, and a process's operations wait only for each other.  Spec: c
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -113,7 +112,7 @@ class Container:
         self.mounts = tuple(mounts)
         with ExitStack() as undo:
             if mounts:
-                os.makedirs(self.bundle.rootfs, 0o711, exist_ok=True)
+                self.bundle.make_rootfs()
                 undo.callback(self._unmount_quietly)
                 mount.mount_all(mounts, self.bundle.rootfs)
             streams = self._make_streams(self.init)
@@ -322,11 +321,12 @@ class Container:
         with process.operate(deadline):  # a start under way must have recorded the pid
             process.require(Act.KILL)
             try:
-                os.kill(process.pid, signum)
+                self._shim.reaper.kill_adopted(process.pid, signum, lambda: process.exit is not None)
             except ProcessLookupError:
                 raise NotFoundError("process already finished: not found") from None
             except OSError as error:
-                raise EngineError(f"exec kill error: {error.strerror}") from None
+                text = (error.strerror or str(error)).lower()
+                raise EngineError(f"exec kill error: unknown error after kill: {text}") from None
 
     # Execs
 
@@ -378,7 +378,7 @@ class Container:
                     try:
                         streams.start()
                     except BaseException:
-                        os.kill(process.pid, signal.SIGKILL)  # it runs, and nobody would know
+                        launch.kill()  # it runs, and nobody would know
                         raise
                     process.attach(streams)
                     process.settle(Step.STARTED)
@@ -408,7 +408,7 @@ class Container:
 
         Never fails, since containerd 1.7 to 2.2 takes that for a sign of a leaked shim and kills the container.
         """
-        if self.init.state is State.STOPPED:
+        if self.init.exit is not None:
             return []
         alive = [process for process in self.execs() if process.pid and process.exit is None]
         execs = {process.pid: process.id for process in alive}

@@ -7,6 +7,7 @@ The lock here is never held while a runtime runs.  Spec: contract 6.19 and 6.20.
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -110,6 +111,13 @@ class Lifecycle:
                 elif not process.container.init_has_exited:
                     self._running[process.pid] = process
 
+    def kill_launched(self, process: Process, window: Window) -> None:
+        """Kill a process that is not announced, unless it has ended already."""
+        try:
+            self._reaper.kill_adopted(process.pid, signal.SIGKILL, lambda: process.pid in window.exits)
+        except ProcessLookupError:
+            return
+
     def _reaped(self, exit_: Exit) -> None:
         with self._lock:
             process = self._running.pop(exit_.pid, None)
@@ -180,6 +188,10 @@ class Launch:
         """The process has its pid: move it on, announce it, and tell its exit if it has ended already."""
         self._is_done = True
         self._lifecycle.launched(self._process, self._window, announce)
+
+    def kill(self) -> None:
+        """Kill the process, whose pid is known by now, unless it has ended already."""
+        self._lifecycle.kill_launched(self._process, self._window)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

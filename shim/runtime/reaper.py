@@ -97,6 +97,7 @@ class Reaper:
         self._lock = threading.Lock()
         self._children: dict[int, Child] = {}
         self._windows: set[Window] = set()
+        self._untold = 0  # the pid that has been reaped and is being told of
 
     def spawn(
         self,
@@ -137,6 +138,19 @@ class Reaper:
             if self._children.get(child.pid) is child:
                 os.kill(child.pid, signum)
 
+    def kill_adopted(self, pid: int, signum: int, has_ended: Callable[[], bool]) -> None:
+        """Send a signal to a process that was not spawned here, unless it has been reaped: its pid may be another's.
+
+        `has_ended()` says whether the listener, or a window, has heard of its end.
+
+        Raises:
+            OSError: The system refuses; ProcessLookupError when it has ended.
+        """
+        with self._lock:
+            if pid == self._untold or has_ended():
+                raise ProcessLookupError(3, "No such process")
+            os.kill(pid, signum)
+
     def open_window(self) -> Window:
         """Start collecting all exits; close it in every path."""
         window = Window(self)
@@ -153,6 +167,7 @@ class Reaper:
         """Collect every exit there is; several may have come with one signal."""
         while True:
             with self._lock:
+                self._untold = 0
                 try:
                     pid, status = os.waitpid(-1, os.WNOHANG)
                 except ChildProcessError:
@@ -160,6 +175,7 @@ class Reaper:
                 if pid == 0:
                     return
                 exit_ = Exit(pid, _code(status), time.time())
+                self._untold = pid
                 child = self._children.pop(pid, None)
                 if child is None:
                     for window in self._windows:

@@ -66,7 +66,7 @@ def test_a_kill_that_the_system_refuses_says_so(world: World, monkeypatch: pytes
     container = world.running()
     process = world.exec(container)
     monkeypatch.setattr(os, "kill", refuse)
-    with pytest.raises(EngineError, match=r"^exec kill error: Operation not permitted$"):
+    with pytest.raises(EngineError, match=r"^exec kill error: unknown error after kill: operation not permitted$"):
         container.kill(process, 9, is_all=False)
 
 
