@@ -116,15 +116,17 @@ class Served:
         assert client is not None
         return client.call(Rpc(service, method, type(request), response), request, timeout_s=timeout_s)
 
+    def options(self, **fields: Any) -> AnyMessage:
+        """Return the runtime's options: its state is in a folder of this daemon's own."""
+        options = Options(root=str(self.root), **fields)
+        return AnyMessage(type_url="containerd.runc.v1.Options", value=options.SerializeToString())
+
     def create(self, container: str, script: str, *, spec: str = OWN_PIDS, **fields: Any) -> int:
         """Create a container whose init runs a shell script, and return its pid."""
         bundle = self.bundle(container)
         (bundle / "init.sh").write_text(f"{script}\n")
         (bundle / "config.json").write_text(spec)
-        options = AnyMessage(
-            type_url="containerd.runc.v1.Options", value=Options(root=str(self.root)).SerializeToString()
-        )
-        fields = {"options": options, **fields}
+        fields = {"options": self.options(), **fields}
         pid: int = self.call("Create", id=container, bundle=str(bundle), **fields).pid
         return pid
 

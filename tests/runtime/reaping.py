@@ -96,6 +96,78 @@ def only_a_child_that_lives_is_killed() -> None:
     assert 128 + signal.SIGTERM == end_of(child).status
 
 
+def a_reaped_pid_gets_no_signal() -> None:
+    """From the moment that it is reaped, before anybody has heard of it: it may be another process's by then."""
+    sent: list[tuple[int, int]] = []
+    refused: list[int] = []
+    reaper = Reaper()
+
+    def told(exit_: Exit) -> None:
+        try:
+            reaper.kill_adopted(exit_.pid, signal.SIGKILL, lambda: False)
+        except ProcessLookupError:
+            refused.append(exit_.pid)
+
+    reaper.listener = told
+    real, os.kill = os.kill, lambda pid, signum: sent.append((pid, signum))
+    try:
+        pid = os.posix_spawn("/bin/true", ["true"], {})
+        reaper.kill_adopted(pid, signal.SIGTERM, lambda: False)
+        reap_until(reaper, lambda: refused)
+        reaper.kill_adopted(pid, signal.SIGINT, lambda: False)  # whoever has the number next
+    finally:
+        os.kill = real
+
+    assert [pid] == refused
+    assert [(pid, signal.SIGTERM), (pid, signal.SIGINT)] == sent
+
+
+def hundreds_of_exits_at_once_are_all_told() -> None:
+    """However slow who listens is, each is told once, with its own status, and none waits for a reader of a queue."""
+    others: list[Exit] = []
+    window_seen: list[int] = []
+    reaper = Reaper()
+    window = reaper.open_window()
+
+    def told(exit_: Exit) -> None:
+        if len(others) % 50 == 0:
+            time.sleep(0.01)
+        others.append(exit_)
+        window_seen.append(window.exits[exit_.pid].status)
+
+    reaper.listener = told
+    wanted = {os.posix_spawn("/bin/sh", ["sh", "-c", f"exit {number % 256}"], {}): number % 256 for number in range(300)}
+    for pid in wanted:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # has ended, and is still to be reaped
+    reaper.reap()
+
+    assert wanted == {exit_.pid: exit_.status for exit_ in others}
+    assert 300 == len(others)
+    assert window_seen == [exit_.status for exit_ in others]
+
+
+def a_child_outlives_the_thread_that_spawned_it() -> None:
+    """A signal at the parent's death would come at the end of the thread that was the parent."""
+    reaper = Reaper()
+    read_end, write_end = os.pipe()
+    children: list[Child] = []
+
+    def spawn() -> None:
+        children.append(reaper.spawn(["cat"], stdin=read_end))
+
+    thread = threading.Thread(target=spawn)
+    thread.start()
+    thread.join()
+    os.close(read_end)
+    assert wait_until(lambda: len(os.listdir("/proc/self/task")) == 1)
+    is_alive = children[0].wait(0.0) is None
+    os.close(write_end)
+    reap_until(reaper, lambda: children[0].wait(0.0) is not None)
+
+    assert is_alive
+    assert 0 == end_of(children[0]).status
+
+
 def a_wait_may_give_up() -> None:
     """The exit is not lost by that."""
     reaper = Reaper()
@@ -297,6 +369,9 @@ SCENARIOS: Final[list[Callable[[], None]]] = [
     an_exit_before_anybody_waits_is_kept,
     an_exit_calls_back_once,
     only_a_child_that_lives_is_killed,
+    a_reaped_pid_gets_no_signal,
+    hundreds_of_exits_at_once_are_all_told,
+    a_child_outlives_the_thread_that_spawned_it,
     a_wait_may_give_up,
     signals_count_from_128,
     stopped_and_continued_is_no_exit,
