@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shim.engine.binary import SCHEMES, BinaryLogger, LoggedStreams
 from shim.engine.bundle import Bundle
+from shim.engine.call import exec_failure, run_captured
 from shim.engine.checkpoint import Checkpoint, write_checkpoint
 from shim.engine.console import Console
 from shim.engine.memory import MemoryWatch
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from shim.ttrpc.loop import EventLoop
 
 _EXIT_LIMIT_S: Final = 10.0
+# How long a program that mounts a FUSE file system may take.
+_MOUNT_LIMIT_S: Final = 60.0
 # What a Delete with a deadline keeps for what comes after the last output.
 _REST_S: Final = 1.0
 NO_CHECKPOINT: Final = Checkpoint()
@@ -114,7 +117,7 @@ class Container:
             if mounts:
                 self.bundle.make_rootfs()
                 undo.callback(self._unmount_quietly)
-                mount.mount_all(mounts, self.bundle.rootfs)
+                mount.mount_all(mounts, self.bundle.rootfs, self._run_mount_helper)
             streams = self._make_streams(self.init)
             undo.callback(streams.close)
             if self.checkpoint.path:
@@ -136,6 +139,13 @@ class Container:
                 enter()
                 launch.done(lambda: self._shim.lifecycle.sink.created(self))
             undo.pop_all()
+
+    def _run_mount_helper(self, argv: list[str]) -> tuple[int, str]:
+        try:
+            ended = run_captured(self._shim.reaper, argv, limit_s=_MOUNT_LIMIT_S)
+        except OSError as error:
+            raise MountError(exec_failure(argv[0], error)) from None
+        return (ended.status, f"not done after {_MOUNT_LIMIT_S:g} s" if ended.is_late else ended.output)
 
     def _remove_half_made(self) -> None:
         """A create that failed after the runtime began may leave a container."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from shim.errors import MountError, ShimError
@@ -34,10 +34,16 @@ from shim.host.mount_options import (
 _LOCKED: Final = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME
 _ST_RELATIME: Final = 4096
 
+# The helper of each kind of FUSE type; what stands behind the dot is the helper's business.
+_HELPERS: Final = {"fuse.": "mount.fuse", "fuse3.": "mount.fuse3"}
 _LINKS: Final = 255
 _COMPACT_BELOW: Final = 512
 _BUSY_RETRIES: Final = 50
 _BUSY_PAUSE_S: Final = 0.05
+
+
+# Runs a program to its end and returns its exit status and what it wrote; MountError if it cannot be started.
+RunHelper = Callable[[list[str]], tuple[int, str]]
 
 
 class Mount(NamedTuple):
@@ -70,8 +76,10 @@ def resolve_inside(root: str, path: str) -> str:
     return "/".join(resolved)
 
 
-def mount_all(mounts: Sequence[Mount], rootfs: str) -> None:
+def mount_all(mounts: Sequence[Mount], rootfs: str, run_helper: RunHelper | None = None) -> None:
     """Mount each in order, on `rootfs` or on its target inside; if one fails, undo the others.
+
+    FUSE file systems are mounted by a program of their own, which `run_helper` runs: who reaps children has to.
 
     Raises:
         MountError: It names the mount, and what could not be undone.
@@ -81,7 +89,11 @@ def mount_all(mounts: Sequence[Mount], rootfs: str) -> None:
         target = os.path.abspath(rootfs)
         try:
             target = resolve_inside(target, mount.target)
-            _mount_one(mount, target, done)
+            if mount.type.startswith(tuple(_HELPERS)):
+                _mount_by_helper(mount, target, run_helper)
+                done.append((target, 0))
+            else:
+                _mount_one(mount, target, done)
         except (OSError, MountError) as error:
             left = "".join(_undo(target, flags) for target, flags in reversed(done))
             text = f"failed to mount rootfs component: {mount.type} on {target}: {_reason(error, target)}{left}"
@@ -111,11 +123,20 @@ def unmount_recursive(path: str) -> None:
             return
 
 
+def _mount_by_helper(mount: Mount, target: str, run_helper: RunHelper | None) -> None:
+    kind, _, name = mount.type.partition(".")
+    helper = _HELPERS[f"{kind}."]
+    if run_helper is None:
+        raise MountError(f"nobody runs {helper} here")
+    options = [word for option in mount.options for word in ("-o", option)]
+    status, output = run_helper([helper, mount.source, target, *options, "-t", name])
+    if status:
+        raise MountError(f"{helper} failed: exit status {status}: {output.strip()}")
+
+
 def _mount_one(mount: Mount, target: str, done: list[tuple[str, int]]) -> None:
     from shim.host import libc
 
-    if mount.type.startswith(("fuse.", "fuse3.")):
-        raise MountError("this type is not supported yet")
     folder, options = "", mount.options
     page_size = os.sysconf("SC_PAGE_SIZE")
     if mount.type == "overlay" and sum(len(os.fsencode(option)) for option in options) >= page_size - _COMPACT_BELOW:

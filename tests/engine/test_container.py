@@ -85,7 +85,7 @@ def test_a_mount_that_fails_stops_create_at_once(world: World, monkeypatch: pyte
     """The folder is tidied all the same; the runtime never hears of it."""
     told: list[str] = []
 
-    def refuse(mounts: object, target: str) -> None:
+    def refuse(mounts: object, target: str, run_helper: object) -> None:
         raise MountError("failed to mount rootfs component: no")
 
     monkeypatch.setattr(mount, "mount_all", refuse)

@@ -35,7 +35,7 @@ def test_a_root_that_stays_mounted_is_logged(world: World, monkeypatch: pytest.M
     def refuse(_path: str) -> None:
         raise MountError("busy")
 
-    monkeypatch.setattr(mount, "mount_all", lambda mounts, target: None)
+    monkeypatch.setattr(mount, "mount_all", lambda mounts, target, run_helper: None)
     monkeypatch.setattr(mount, "unmount_recursive", refuse)
     world.reaper.acts["create"] = fail
     with pytest.raises(EngineError, match=r"^OCI runtime create failed: "):

@@ -420,7 +420,7 @@ def test_wait_for_a_container_that_is_never_restored_is_released(caller: Caller)
 
 def test_a_mount_is_told_with_the_creation(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it came in the request."""
-    monkeypatch.setattr("shim.host.mount.mount_all", lambda mounts, target: None)
+    monkeypatch.setattr("shim.host.mount.mount_all", lambda mounts, target, run_helper: None)
     monkeypatch.setattr("shim.host.mount.unmount_recursive", lambda target: None)
     given = {"type": "bind", "source": "/s", "target": "/t", "options": ["ro", "rbind"]}
     caller.create(rootfs=[given])

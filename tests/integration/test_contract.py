@@ -139,3 +139,22 @@ def test_trap_82_rootfs_is_passable_whatever_the_umask(hand: Hand) -> None:
     client.delete()
 
     assert 0o711 == stat.S_IMODE((hand.bundle("c1") / "rootfs").stat().st_mode)
+
+
+def test_trap_70_a_root_that_a_helper_mounts(hand: Hand) -> None:
+    """FUSE snapshotters name a program, which the shim runs and waits for; Delete unmounts what it has mounted."""
+    helper = hand.folder / "bin/mount.fuse3"
+    helper.parent.mkdir()
+    helper.write_text('#!/bin/sh\n[ "$*" = "$1 $2 -o allow_other -t bound" ] && exec mount --bind "$1" "$2"\n')
+    helper.chmod(0o755)
+    done = hand.start("c1", environment={"PATH": f"{helper.parent}:{os.environ['PATH']}"})
+    client = hand.client("c1", done.stdout.decode())
+    mount = types_pb2.Mount(type="fuse3.bound", source=str(hand.image), options=["allow_other"])
+    client.create(hand.create_request("c1", mounts=[mount]))
+    client.start()
+
+    assert 0 == client.run("e1", "true")
+    client.kill(signal.SIGKILL)
+    client.wait()
+    client.delete()
+    assert [] == list((hand.bundle("c1") / "rootfs").iterdir())

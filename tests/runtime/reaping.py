@@ -136,7 +136,9 @@ def hundreds_of_exits_at_once_are_all_told() -> None:
         window_seen.append(window.exits[exit_.pid].status)
 
     reaper.listener = told
-    wanted = {os.posix_spawn("/bin/sh", ["sh", "-c", f"exit {number % 256}"], {}): number % 256 for number in range(300)}
+    wanted = {
+        os.posix_spawn("/bin/sh", ["sh", "-c", f"exit {number % 256}"], {}): number % 256 for number in range(300)
+    }
     for pid in wanted:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # has ended, and is still to be reaped
     reaper.reap()
