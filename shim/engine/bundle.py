@@ -41,7 +41,7 @@ class Bundle(NamedTuple):
         """
         try:
             os.mkdir(self.rootfs)
-            os.chmod(self.rootfs, 0o711)
+            os.chmod(self.rootfs, 0o711)  # noqa: S103  (containerd's own mode for it)
         except FileExistsError:
             return  # the mount will tell if it is no folder
         except OSError as error:

@@ -24,7 +24,7 @@ def pin(rule: str, *tests: str) -> Pin:
     return Pin(rule, tests)
 
 
-def tests_in(path: Path) -> set[str]:
+def names_in(path: Path) -> set[str]:
     """Return the names of the tests of one file, each as a row names it."""
     name = str(path.relative_to(TESTS))
     body = ast.parse(path.read_text()).body
@@ -48,4 +48,4 @@ def is_test(name: str) -> bool:
 def find_tests() -> set[str]:
     """Return the names of all tests."""
     paths = [*TESTS.rglob("test_*.py"), TESTS / SCENARIOS]
-    return {name for path in paths for name in tests_in(path)}
+    return {name for path in paths for name in names_in(path)}

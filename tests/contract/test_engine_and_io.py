@@ -62,7 +62,7 @@ def test_rule_6_11_close_io_closes_whatever_its_flag_says(served: Served, stdin:
 
 
 def test_trap_72_and_73_delete_takes_options_as_they_come(own: Served) -> None:
-    """Keys that no shim knows any more are passed over, and `--systemd-cgroup` is for the runtime's own state to say."""
+    """Keys that no shim knows any more are passed over; that systemd has the cgroup is in the runtime's own state."""
     own.run("c1", SLEEP, options=own.options(systemd_cgroup=True))
     own.process.kill()
     own.process.wait()
