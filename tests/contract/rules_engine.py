@@ -85,6 +85,7 @@ ENGINE_RULES: Final[Mapping[str, Pin]] = MappingProxyType(
         ),
         "7.5 owner of stdio": pin(
             "The container's ends of its pipes belong to io_uid and io_gid.",
+            "contract/test_engine_and_io.py::test_rule_7_5_stdio_belongs_to_whom_the_options_of_create_say",
             "engine/test_stdio.py::test_the_processs_ends_belong_to_who_is_asked",
             "engine/test_binary.py::test_pipes_belong_to_whom_the_options_say",
         ),

@@ -7,11 +7,15 @@ import stat
 from pathlib import Path
 
 import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
 
+from shim.api.runc_options_pb2 import Options
 from shim.api.task_v2_pb2 import DeleteResponse
+from shim.engine.binary import BinaryLogger
 from shim.engine.bundle import Bundle
 from shim.engine.console import Console
 from shim.engine.stdio import Streams
+from tests.engine.caller import Caller
 from tests.engine.served import Served
 from tests.engine.test_whole_process import fifo, read_all
 from tests.engine.world import World
@@ -59,6 +63,15 @@ def test_rule_6_11_close_io_closes_whatever_its_flag_says(served: Served, stdin:
     served.call("Delete", id=name)
 
     assert 3 == answer.exit_status
+
+
+def test_trap_63_a_process_without_stdio_may_read_and_write(served: Served) -> None:
+    """What it writes goes nowhere, what it reads is at its end, and neither is an error."""
+    served.run("trap63", "echo x || exit 1; echo x >&2 || exit 2; read -r line && exit 3; exit 4")
+    answer = served.call("Wait", id="trap63")
+    served.call("Delete", id="trap63")
+
+    assert 4 == answer.exit_status
 
 
 def test_trap_72_and_73_delete_takes_options_as_they_come(own: Served) -> None:
@@ -128,6 +141,23 @@ def test_rule_6_10_no_process_is_listed_while_a_stopped_container_is_deleted(wor
     container.delete(None)
 
     assert [[]] == seen
+
+
+@pytest.mark.parametrize("scheme", ["file", "binary"])
+def test_rule_7_5_stdio_belongs_to_whom_the_options_of_create_say(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """Root of the container's user namespace: it could not open /dev/stdout else."""
+    owned: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "fchown", lambda _fd, uid, gid: owned.append((uid, gid)))
+    monkeypatch.setattr(BinaryLogger, "start", lambda _logger, uid, gid: owned.extend([(uid, gid)] * 2))
+    options = Options(io_uid=1000, io_gid=1001, root=str(caller.folder / "root"))
+    packed = AnyMessage(type_url="containerd.runc.v1.Options", value=options.SerializeToString())
+    pid = caller.create(options=packed, stdout=f"{scheme}://{caller.folder}/log").pid
+    caller.daemon.reaper.exit(pid)
+    caller.call("delete", id="c1")
+
+    assert [(1000, 1001)] * 2 == owned
 
 
 def test_rule_7_1_a_runtime_has_no_descriptor_of_the_shim(served: Served) -> None:

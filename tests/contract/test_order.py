@@ -123,6 +123,24 @@ def test_trap_30_a_kill_for_memory_before_the_start_is_told(world: World, folder
     assert [("create", "c1"), ("oom", "c1"), ("exit", "c1", "137", "stopped")] == world.events()
 
 
+def test_trap_30_a_kill_for_memory_is_told_before_the_exit_even_if_nobody_was_woken(
+    world: World, folder: Path, thread: LoopThread
+) -> None:
+    """The exit may be seen before the loop comes to the watch: it is read once more, and no kill is told twice."""
+    container = world.running()
+    thread.settle()
+    gate = threading.Event()
+    thread.loop.call_soon(lambda: gate.wait(PATIENCE_S) and None)
+    memory.set_kills(folder, 1)
+    world.reaper.exit(container.init.pid, 137)
+    events = world.events()
+    gate.set()
+    thread.settle()
+
+    assert [("oom", "c1"), ("exit", "c1", "137", "stopped")] == events[2:]
+    assert [] == world.events()
+
+
 def test_trap_31_the_watch_of_a_container_that_never_ran_ends_at_its_delete(
     world: World, folder: Path, thread: LoopThread
 ) -> None:

@@ -191,6 +191,7 @@ EVENTS: Final[Mapping[int, Pin]] = {
         "Kills for memory are watched from creation on, by oom_kill, and told before the exit that they caused.",
         "contract/test_order.py::test_trap_30_a_kill_for_memory_before_the_start_is_told",
         "engine/test_container_memory.py::test_a_kill_for_memory_is_told_before_the_exit_that_it_caused",
+        "contract/test_order.py::test_trap_30_a_kill_for_memory_is_told_before_the_exit_even_if_nobody_was_woken",
         "host/test_oom.py::test_read_ignores_wakes_without_a_kill",
         "integration/test_control.py::test_oom_is_told_before_the_exit",
     ),
@@ -228,6 +229,7 @@ EVENTS: Final[Mapping[int, Pin]] = {
 LEAKS: Final[Mapping[int, Pin]] = {
     36: pin(
         "A shim ends at a Shutdown that finds no container, not before; a container that could not be made is none.",
+        "engine/test_whole_life.py::test_shutdown_ends_the_daemon_once_it_is_empty",
         "integration/test_daemonize.py::test_shutdown_with_a_container_does_nothing",
         "engine/test_whole_life.py::test_a_failed_create_leaves_nothing",
         "integration/test_pod.py::test_failing_create_of_the_only_container_ends_the_shim",
@@ -246,6 +248,7 @@ LEAKS: Final[Mapping[int, Pin]] = {
     ),
     39: pin(
         "The delete action tells the pid that is in init.pid.",
+        "engine/test_whole_life.py::test_delete_cleans_up_after_a_daemon_that_was_killed",
         "integration/test_delete.py::test_delete_action_after_the_shim_was_killed",
         "integration/test_restart.py::test_killed_shim_leaves_nothing",
     ),

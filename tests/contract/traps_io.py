@@ -77,6 +77,7 @@ STDIO: Final[Mapping[int, Pin]] = {
     ),
     63: pin(
         "A process without stdio may read and write.",
+        "contract/test_engine_and_io.py::test_trap_63_a_process_without_stdio_may_read_and_write",
         "integration/test_stdio.py::test_null_io",
         "engine/test_runc.py::test_a_container_gets_the_descriptors_it_was_given",
     ),
@@ -122,6 +123,7 @@ ENGINE: Final[Mapping[int, Pin]] = {
         "contract/test_fuse.py::test_trap_70_a_mount_helper_is_waited_for_by_the_reaper",
         "integration/test_contract.py::test_trap_70_a_root_that_a_helper_mounts",
         "contract/test_python.py::test_trap_76_nobody_but_the_reaper_waits_for_children",
+        "runtime/reaping.py::a_child_is_in_the_books_before_it_can_be_reaped",
         "runtime/reaping.py::spawns_and_reaps_may_race",
     ),
     71: pin(
@@ -153,6 +155,7 @@ PYTHON: Final[Mapping[int, Pin]] = {
     76: pin(
         "Only the reaper waits for children, and a spawn is in its books before it can reap.",
         "contract/test_python.py::test_trap_76_nobody_but_the_reaper_waits_for_children",
+        "runtime/reaping.py::a_child_is_in_the_books_before_it_can_be_reaped",
         "runtime/reaping.py::spawns_and_reaps_may_race",
         "test_layers.py::test_imports_of_a_module_point_left",
         "test_import_budget.py::test_daemon_modules_stay_within_the_import_budget",

@@ -268,6 +268,23 @@ def spawns_and_reaps_may_race() -> None:
     assert [] == others
 
 
+def a_child_is_in_the_books_before_it_can_be_reaped() -> None:
+    """Spawning and entering are one step to whoever reaps, or the exit would be taken for a stranger's."""
+    reaper = Reaper()
+    held: list[bool] = []
+
+    class Books(dict[int, Child]):
+        def __setitem__(self, pid: int, child: Child) -> None:
+            held.append(reaper._lock.locked())
+            super().__setitem__(pid, child)
+
+    reaper._children = Books()
+    child = reaper.spawn(["true"])
+    reap_until(reaper, lambda: child.wait(0.0) is not None)
+
+    assert [True] == held
+
+
 def the_loop_reaps_on_sigchld() -> None:
     """Many ends may come with one signal."""
     loop, reaper = Loop(), Reaper()
@@ -379,6 +396,7 @@ SCENARIOS: Final[list[Callable[[], None]]] = [
     stopped_and_continued_is_no_exit,
     orphans_go_to_the_windows_and_the_listener,
     spawns_and_reaps_may_race,
+    a_child_is_in_the_books_before_it_can_be_reaped,
     the_loop_reaps_on_sigchld,
     a_spawned_child_starts_clean,
     what_cannot_be_started_says_why,
