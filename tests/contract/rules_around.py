@@ -67,6 +67,7 @@ AROUND_RULES: Final[Mapping[str, Pin]] = MappingProxyType(
         ),
         "10.3 order": pin(
             "A kill is told before the exit that it caused, one of a child or exec while the container lives.",
+            "contract/test_order.py::test_trap_30_a_kill_for_memory_is_told_before_the_exit_even_if_nobody_was_woken",
             "engine/test_container_memory.py::test_a_kill_for_memory_is_told_before_the_exit_that_it_caused",
             "engine/test_container_memory.py::test_a_kill_for_memory_is_told",
             "contract/test_order.py::test_trap_30_a_kill_for_memory_before_the_start_is_told",

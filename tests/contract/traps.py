@@ -63,6 +63,8 @@ START: Final[Mapping[int, Pin]] = {
         "The socket goes on every path to the end, a failed start included.",
         "runtime/test_main.py::test_a_start_that_fails_leaves_no_daemon_and_no_socket",
         "runtime/test_main.py::test_a_daemon_that_cannot_be_loaded_says_so_and_goes",
+        "runtime/test_main.py::test_shutdown_answers_and_then_ends_the_daemon",
+        "engine/test_whole_life.py::test_sigterm_ends_the_daemon_and_leaves_the_container",
         "integration/test_daemonize.py::test_stop_signal_ends_the_daemon_in_good_order",
         "integration/test_lifecycle.py::test_shim_ends_with_its_container",
     ),

@@ -71,6 +71,7 @@ def test_unmount_recursive_of_nothing_does_not_load_ctypes(tmp_path: Path) -> No
         ("/up", "/etc"),
         ("/chain/x", "/etc/x"),
         ("/a/relative", "/a/b"),
+        ("/a/deep/x", "/etc/x"),
         ("/missing/../a", "/a"),
     ],
 )
@@ -81,6 +82,7 @@ def test_resolve_inside_stays_inside(path: str, expected: str, tmp_path: Path) -
     (tmp_path / "up").symlink_to("../../../../../../etc")
     (tmp_path / "chain").symlink_to("a/../absolute")
     (tmp_path / "a" / "relative").symlink_to("b")
+    (tmp_path / "a" / "deep").symlink_to("/etc")
 
     found = resolve_inside(str(tmp_path), path)
 

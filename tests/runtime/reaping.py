@@ -39,6 +39,11 @@ def end_of(child: Child) -> Exit:
     return exit_
 
 
+def state_of(pid: int) -> str:
+    """Return the letter that /proc has for a process's state."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def each_child_gets_its_own_exit() -> None:
     """By pid, whatever the order of their ends; none of them is anybody else's business."""
     others: list[Exit] = []
@@ -198,12 +203,13 @@ def stopped_and_continued_is_no_exit() -> None:
     others: list[Exit] = []
     reaper = Reaper(others.append)
     child = reaper.spawn(["sleep", "60"])
-    os.kill(child.pid, signal.SIGSTOP)
-    os.kill(child.pid, signal.SIGCONT)
-    time.sleep(0.02)
-    reaper.reap()
+    for signum in (signal.SIGSTOP, signal.SIGCONT):
+        os.kill(child.pid, signum)
+        is_stopped = signum == signal.SIGSTOP
+        assert wait_until(lambda stopped=is_stopped: (state_of(child.pid) == "T") is stopped)  # type: ignore[misc]
+        reaper.reap()
 
-    assert child.wait(0.0) is None
+        assert child.wait(0.0) is None
     os.kill(child.pid, signal.SIGKILL)
     reap_until(reaper, lambda: child.wait(0.0) is not None)
     assert [] == others
