@@ -142,15 +142,17 @@ def _work_in(span: Span, context: CallContext, request: Any, handler: Handler) -
     finally:
         span.detach(token)
     if hasattr(result, "__await__"):
-        return _Traced(span, result if hasattr(result, "send") else _coroutine(result))
+        return _Traced(span, context, result if hasattr(result, "send") else _coroutine(result))
     if isinstance(result, Deferred):
-        context.on_cancel(lambda: span.end(result.error if result.is_done else _given_up()))
+        context.on_cancel(lambda: span.end(result.error if result.is_done else _given_up(context)))
     else:
         span.end(None)
     return result
 
 
-def _given_up() -> RpcError:
+def _given_up(context: CallContext) -> RpcError:
+    if context.remaining() == 0:
+        return RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
     return RpcError(Code.CANCELED, "context canceled")
 
 
@@ -165,8 +167,9 @@ class _Traced:
     other calls, in the second it could not undo it.
     """
 
-    def __init__(self, span: Span, coroutine: Any) -> None:
-        self._span = span
+    def __init__(self, span: Span, call: CallContext, coroutine: Any) -> None:
+        self._span: Span | None = span
+        self._call = call
         self._coroutine = coroutine
         self._context = copy_context()
         self._context.run(span.attach)
@@ -183,19 +186,26 @@ class _Traced:
     def send(self, value: Any) -> Any:
         return self._step(self._coroutine.send, value)
 
-    def throw(self, error: BaseException) -> Any:
-        return self._step(self._coroutine.throw, error)
+    def throw(self, *error: Any) -> Any:
+        return self._step(self._coroutine.throw, *error)
 
     def close(self) -> None:
-        self._coroutine.close()
-        self._span.end(_given_up())
-
-    def _step(self, step: Callable[[Any], Any], value: Any) -> Any:
         try:
-            return self._context.run(step, value)
+            self._context.run(self._coroutine.close)
+        finally:
+            self._end(_given_up(self._call))
+
+    def _step(self, step: Callable[..., Any], *values: Any) -> Any:
+        try:
+            return self._context.run(step, *values)
         except StopIteration:
-            self._span.end(None)
+            self._end(None)
             raise
-        except BaseException as error:
-            self._span.end(error)
+        except BaseException as error:  # none that is no Exception is an answer: the coroutine has been cancelled
+            self._end(error if isinstance(error, Exception) else _given_up(self._call))
             raise
+
+    def _end(self, error: BaseException | None) -> None:
+        span, self._span = self._span, None
+        if span is not None:
+            span.end(error)

@@ -86,8 +86,11 @@ class Plain(aio.Shim, aio.Task):
 
     async def wait(self, context: shim.CallContext, request: WaitRequest, /) -> WaitResponse:
         """Answer when told to by Delete; the container `fails` never ends well."""
+        self.daemon.logger.info("wait", container=request.id)
         self.waiting.append((request.id, asyncio.get_running_loop().create_future()))
-        return WaitResponse(exit_status=await self.waiting[-1][1])
+        status = await self.waiting[-1][1]
+        self.daemon.logger.info("waited", container=request.id)
+        return WaitResponse(exit_status=status)
 
     async def delete(self, context: shim.CallContext, request: DeleteRequest, /) -> DeleteResponse:
         """Answer those who wait."""

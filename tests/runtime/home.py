@@ -1,15 +1,19 @@
 """A bundle, sockets of its own, and a shim, as a program, to run there as containerd does."""
 
+import json
 import os
 import secrets
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from shim.api.task_v3_ttrpc import TaskRpcs
 from shim.host.process import find_by_arguments
 from shim.runtime.address import socket_path
-from shim.ttrpc import Client, connect
+from shim.ttrpc import Client, Metadata, Rpc, connect
 from tests.fakes import PATIENCE_S, python_path, wait_until
 
 Result = subprocess.CompletedProcess[bytes]
@@ -85,3 +89,17 @@ class Home:
 
         assert ended
         assert [] == [*self.sockets.glob("*")]
+
+
+Make = Callable[[str], Home]
+
+
+def ask(client: Client, rpc: Rpc[Any, Any], *, metadata: Metadata = (), **fields: Any) -> Any:
+    """Call a method with a request of these fields."""
+    return client.call(rpc, rpc.request(**fields), timeout_s=PATIENCE_S, metadata=metadata)
+
+
+def facts_of(client: Client, metadata: Metadata = ()) -> dict[str, Any]:
+    """Return what Connect tells."""
+    facts: dict[str, Any] = json.loads(ask(client, TaskRpcs.CONNECT, metadata=metadata).version)
+    return facts

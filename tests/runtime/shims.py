@@ -90,6 +90,7 @@ class Plain(shim.Shim, shim.Task):
 
     def wait(self, context: shim.CallContext, request: WaitRequest, /) -> shim.Deferred:
         """Answer when told to by Delete; the container `fails` never ends well."""
+        self.daemon.logger.info("wait", container=request.id)
         later = shim.Deferred()
         self.waiting: list[tuple[str, shim.Deferred]] = [*getattr(self, "waiting", []), (request.id, later)]
         return later

@@ -6,7 +6,6 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +19,7 @@ from shim.api.task_v3_ttrpc import TASK_RPCS, TaskRpcs
 from shim.runtime.address import socket_path
 from shim.ttrpc import Client, Code, Rpc, RpcError, connect
 from tests.fakes import PATIENCE_S, wait_until
-from tests.runtime.home import Home
+from tests.runtime.home import Home, Make, ask, facts_of
 
 RUNTIME: Final = "io.containerd.test.v1"
 END: Final = [
@@ -30,37 +29,6 @@ END: Final = [
     "publisher stopped",
     "reaper stopped",
 ]
-Make = Callable[[str], Home]
-
-
-@pytest.fixture(params=["blocking", "asyncio"])
-def style(request: pytest.FixtureRequest) -> str:
-    """Each kind of shim."""
-    assert isinstance(request.param, str)
-    return request.param
-
-
-@pytest.fixture
-def make(tmp_path: Path, sockets: Path, spawn: str, style: str) -> Iterator[Make]:
-    """A maker of a home for a shim, whose daemon is ended in good order; it must have warned of nothing."""
-    homes: list[Home] = []
-
-    def make(name: str) -> Home:
-        module = "tests.runtime.shims" if style == "blocking" else "tests.runtime.aio_shims"
-        home = Home(tmp_path, sockets, spawn, module, name)
-        home.python = ("-W", "error")
-        homes.append(home)
-        return home
-
-    yield make
-    for home in homes:
-        home.close()
-        assert [] == re.findall(r".*(?:Warning|never awaited|destroyed|never retrieved).*", home.log())
-
-
-def ask(client: Client, rpc: Rpc[Any, Any], **fields: Any) -> Any:
-    """Call a method with a request of these fields."""
-    return client.call(rpc, rpc.request(**fields), timeout_s=PATIENCE_S)
 
 
 def refusal(client: Client, rpc: Rpc[Any, Any], **fields: Any) -> tuple[int, str]:
@@ -74,12 +42,6 @@ def second_version(rpc: Rpc[Any, Any]) -> Rpc[Any, Any]:
     """Return the same method of task v2."""
     response = Empty if rpc.response is Empty else getattr(task_v2_pb2, rpc.response.__name__)
     return Rpc("containerd.task.v2.Task", rpc.name, getattr(task_v2_pb2, rpc.request.__name__), response)
-
-
-def facts_of(client: Client) -> dict[str, Any]:
-    """Return what Connect tells."""
-    facts: dict[str, Any] = json.loads(ask(client, TaskRpcs.CONNECT).version)
-    return facts
 
 
 def later(client: Client, rpc: Rpc[Any, Any], **fields: Any) -> threading.Thread:
