@@ -1,8 +1,9 @@
 """A span of OpenTelemetry's for each call; loaded only where opentelemetry-api is installed.
 
 Rule: names and attributes as otelttrpc, containerd's own, has them.  Which exporter sees the spans is the author's
-choice: without an SDK these spans record nothing and only carry the trace on.  A daemon ends without Python's atexit,
-so an exporter that batches wants `daemon.on_shutdown(provider.shutdown)`.
+choice: without an SDK these spans record nothing and only carry the trace on.  The place to set one up is `preload`,
+where OTEL_SERVICE_NAME is the daemon's and threads are its own; a daemon ends without Python's atexit, so what batches
+wants `daemon.on_shutdown(provider.shutdown)`.
 """
 
 from __future__ import annotations

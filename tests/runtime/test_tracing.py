@@ -229,6 +229,7 @@ def test_what_watches_a_descriptor_has_no_trace() -> None:
         loop.unregister(read_end)
 
     def read(events: int, done: asyncio.Event) -> None:
+        os.read(read_end, 1)
         seen.append((events, current_trace()))
         done.set()
 
