@@ -66,6 +66,12 @@ class Plain(shim.Shim, shim.Task):
 
     inline = frozenset({"Pids"})
 
+    def create_task_service(self, publisher: shim.RemotePublisher) -> shim.Task:
+        """Load logging, if told to."""
+        if os.environ.get("SHIM_LOGGING") == "late":
+            import logging  # noqa: F401
+        return self
+
     def connect(self, context: shim.CallContext, request: ConnectRequest, /) -> ConnectResponse:
         """Tell about the thread, the trace, and the environment."""
         return told(environment=dict(os.environ), modules=sorted(sys.modules), debug=self.flags.debug)
@@ -79,6 +85,8 @@ class Plain(shim.Shim, shim.Task):
         """Log on all levels."""
         for level in ("debug", "info", "warning", "error"):
             getattr(self.daemon.logger, level)(f"from state {level}")
+        if "logging" in sys.modules:
+            sys.modules["logging"].getLogger("mine").warning("by logging")
         return StateResponse(id=request.id)
 
     def create(self, context: shim.CallContext, request: CreateTaskRequest, /) -> CreateTaskResponse:
@@ -144,7 +152,7 @@ class Pod(Plain, shim.Sandbox):
 class Waiting(Plain):
     """Ends by its own rule: when the file `end` of its bundle is there, or `fail`, which fails."""
 
-    def create_task_service(self, publisher: shim.RemotePublisher) -> Waiting:
+    def create_task_service(self, publisher: shim.RemotePublisher) -> shim.Task:
         """Remember the bundle: the daemon leaves it."""
         self.bundle = os.getcwd()
         return self
@@ -198,7 +206,7 @@ class Nothing(shim.Shim):
 class Deaf(Plain):
     """Has a bug in what it does about its own end."""
 
-    def create_task_service(self, publisher: shim.RemotePublisher) -> Deaf:
+    def create_task_service(self, publisher: shim.RemotePublisher) -> shim.Task:
         """Be told of the end."""
         self.exit.on_signal(lambda: 1 / 0)
         return self
@@ -239,8 +247,6 @@ SHIMS: Final = {
 
 if __name__ == "__main__":
     use_own_sockets()
-    if os.environ.get("SHIM_LOGGING"):
-        import logging
-
-        logging.getLogger("early").warning("too early")
+    if os.environ.get("SHIM_LOGGING") == "early":
+        import logging  # noqa: F401
     shim.run("io.containerd.test.v1", SHIMS[sys.argv.pop(1)], config())

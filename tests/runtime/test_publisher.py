@@ -336,3 +336,57 @@ def test_any_message_may_be_published(
     assert is_delivered(thread, publisher)
 
     assert kinds == [type(event.message) for event in containerd.events]
+
+
+@pytest.mark.timeout(60)
+def test_ten_thousand_events_outlive_five_restarts(
+    thread: LoopThread, containerd: FakeContainerd, publisher: RemotePublisher
+) -> None:
+    """Every exit arrives, each container's events in order; what comes twice is the same to the letter."""
+    containers, lives, restarts = 5, 400, 5
+    containerd.start()
+    life = (
+        ("/tasks/exec-added", lambda name, pid: events_pb2.TaskExecAdded(container_id=name, exec_id=str(pid))),
+        ("/tasks/exec-started", lambda name, pid: events_pb2.TaskExecStarted(container_id=name, exec_id=str(pid))),
+        ("/tasks/paused", lambda name, pid: events_pb2.TaskPaused(container_id=name)),
+        ("/tasks/resumed", lambda name, pid: events_pb2.TaskResumed(container_id=name)),
+        ("/tasks/exit", lambda name, pid: events_pb2.TaskExit(container_id=name, id=str(pid), pid=pid)),
+    )
+
+    published: list[str] = []
+
+    def live(name: str) -> None:
+        for pid in range(1, lives + 1):
+            # Not so far ahead of containerd that the queue were full, and events would be dropped.
+            assert wait_until(lambda: len(published) - len(containerd.events) < 2000, 50.0)
+            for topic, make in life:
+                published.append(topic)
+                publisher.publish(topic, make(name, pid))
+
+    names = [f"c{number}" for number in range(containers)]
+    threads = [threading.Thread(target=live, args=(name,)) for name in names]
+    for each in threads:
+        each.start()
+    total = containers * lives * len(life)
+    for restart in range(1, restarts + 1):
+        assert wait_until(lambda restart=restart: len(containerd.events) > total * restart // 7, 50.0)  # type: ignore[misc]
+        containerd.stop()
+        containerd.start()
+    for each in threads:
+        each.join()
+    thread.settle()
+    assert wait_until(lambda: publisher.pending == 0, 50.0)
+
+    # One that came twice did so in a row, as nothing is sent before its answer is there.
+    letters = [request.SerializeToString(deterministic=True) for request in containerd.requests]
+    once = [request for at, request in enumerate(containerd.requests) if at == 0 or letters[at] != letters[at - 1]]
+    assert total == 10_000 == len(once)
+    assert len(letters) - len(once) <= restarts
+    assert len(set(letters)) == len(once)
+    for name in names:
+        own = containerd.of(name)
+        exits = [getattr(event.message, "pid", 0) for event in own if event.topic == "/tasks/exit"]
+        topics = [key for key, _ in itertools.groupby(event.topic for event in own)]
+
+        assert [*range(1, lives + 1)] == [key for key, _ in itertools.groupby(exits)]
+        assert [topic for topic, _ in life] * lives == topics

@@ -1,5 +1,6 @@
 """What shim authors are promised: classes as programs, both ways to a daemon, called through their sockets."""
 
+import contextlib
 import json
 import os
 import re
@@ -254,6 +255,52 @@ def test_the_default_log_level_is_the_programs_choice(make: Make, level: str) ->
     levels = ["debug", "info", "warning", "error"]
 
     assert levels[levels.index(level) :] == shown
+
+
+@pytest.mark.parametrize("style", ["blocking"])
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_logging_writes_to_the_shims_log_once_it_is_loaded(make: Make, when: str) -> None:
+    """By the shim's modules, or by what makes its services."""
+    home = make("plain")
+    home.environment["SHIM_LOGGING"] = when
+    with home.connect() as client:
+        ask(client, TaskRpcs.STATE)
+
+    assert re.search(r'Z" level=warning msg="by logging" logger=mine runtime=io\.containerd\.test\.v1\n', home.log())
+
+
+@pytest.mark.parametrize("style", ["blocking"])
+def test_logging_is_left_alone_if_the_program_says_so(make: Make) -> None:
+    """It writes to stderr then, which is the same file."""
+    home = make("plain")
+    home.environment |= {"SHIM_LOGGING": "early", "SHIM_CONFIG": '{"no_setup_logger": true}'}
+    with home.connect() as client:
+        ask(client, TaskRpcs.STATE)
+
+    assert "\nby logging\n" in home.log()
+
+
+@pytest.mark.parametrize("style", ["blocking"])
+def test_who_does_not_use_logging_does_not_have_it(make: Make) -> None:
+    """Nor asyncio, in a daemon that does without."""
+    with make("plain").connect() as client:
+        loaded = set(facts_of(client)["modules"])
+
+    assert set() == loaded & {"logging", "asyncio", "shim.runtime.log_handler", "shim.aio"}
+
+
+def test_nothing_is_imported_once_the_daemon_serves(make: Make) -> None:
+    """A frozen one's files may be gone by then: by the end of its first calls it has loaded nothing more."""
+    with make("plain").connect() as client:
+        first = facts_of(client)["modules"]
+        with contextlib.suppress(RpcError):
+            ask(client, TaskRpcs.STATS)
+        for rpc in (TaskRpcs.STATE, TaskRpcs.PIDS):
+            ask(client, rpc)
+            ask(client, second_version(rpc))
+        last = facts_of(client)["modules"]
+
+    assert first == last
 
 
 def test_a_level_that_there_is_not_fails_the_start(make: Make) -> None:
