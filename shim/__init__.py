@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from shim.runtime.monitor import ExecSubject, ExitEvent, Monitor, Subscription
     from shim.runtime.publisher import RemotePublisher
     from shim.runtime.publishing import StandalonePublisher
-    from shim.runtime.reaper import Exit
+    from shim.runtime.reaper import Child, Exit
     from shim.runtime.sandbox import Sandbox
     from shim.runtime.serve import Daemon
     from shim.runtime.shim import Deleted, Shim
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AlreadyExistsError": "shim.errors",
     "CallContext": "shim.ttrpc.context",
+    "Child": "shim.runtime.reaper",
     "Config": "shim.runtime.config",
     "Daemon": "shim.runtime.serve",
     "Deferred": "shim.ttrpc.context",
@@ -83,6 +84,7 @@ _HOMES = {
 __all__ = [
     "AlreadyExistsError",
     "CallContext",
+    "Child",
     "Config",
     "Daemon",
     "Deferred",
