@@ -15,6 +15,9 @@ from shim.ttrpc import Client, ConnectionClosedError, RpcError, connect
 from tests.fakes import PATIENCE_S, FakeContainerd, LoopThread, wait_until
 from tests.runtime.home import Home
 
+# Both ways to a daemon are the same from its first call on.
+pytestmark = pytest.mark.parametrize("spawn", ["fork"], indirect=True)
+
 
 @pytest.fixture
 def aio(nest: Home) -> Home:

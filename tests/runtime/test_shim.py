@@ -23,6 +23,8 @@ from tests.fakes import PATIENCE_S, wait_until
 from tests.runtime.home import Home, Make, ask, facts_of
 
 RUNTIME: Final = "io.containerd.test.v1"
+# Both ways to a daemon are the same from its first call on.
+once = pytest.mark.parametrize("spawn", ["fork"], indirect=True)
 END: Final = [
     "serving api on socket",
     "shutting down shim instance",
@@ -57,6 +59,7 @@ def last_dump(home: Home) -> str:
     return home.log().rpartition("=== BEGIN goroutine stack dump ===\n")[2].partition("=== END")[0]
 
 
+@once
 def test_what_a_task_leaves_out_is_unimplemented(make: Make) -> None:
     """In containerd's words, by v2 and by v3; so is a whole service that is not there."""
     with make("bare").connect() as client:
@@ -71,6 +74,7 @@ def test_what_a_task_leaves_out_is_unimplemented(make: Make) -> None:
     assert (Code.UNIMPLEMENTED, "service containerd.runtime.sandbox.v1.Sandbox") == unknown
 
 
+@once
 def test_one_class_may_be_three_services(make: Make) -> None:
     """Shim, Task and Sandbox: task v2, task v3, and the sandbox service with what it leaves out."""
     with make("pod").connect() as client:
@@ -85,6 +89,7 @@ def test_one_class_may_be_three_services(make: Make) -> None:
     assert (Code.UNIMPLEMENTED, "method Platform") == left_out
 
 
+@once
 def test_inline_methods_run_on_the_loop(make: Make, style: str) -> None:
     """Others of a blocking shim in a thread of their own, of an asyncio shim on the loop as well."""
     with make("plain").connect() as client:
@@ -95,6 +100,7 @@ def test_inline_methods_run_on_the_loop(make: Make, style: str) -> None:
     assert ("worker" if style == "blocking" else "MainThread") == thread
 
 
+@once
 def test_a_bug_in_a_handler_ends_its_call_alone(make: Make) -> None:
     """It is told to the caller and to the log."""
     home = make("plain")
@@ -126,6 +132,7 @@ def test_the_daemon_ends_in_good_order(make: Make, way: str) -> None:
     client.close()
 
 
+@once
 def test_wait_shim_may_be_the_shims_own(make: Make) -> None:
     """The daemon ends when it returns, and not by the latch, which it does not ask."""
     home = make("waiting")
@@ -146,6 +153,7 @@ def test_sigterm_ends_a_daemon_whose_wait_shim_does_not_return(make: Make) -> No
     assert home.has_ended()
 
 
+@once
 def test_a_wait_shim_that_fails_ends_the_daemon(make: Make) -> None:
     """And says so."""
     home = make("waiting")
@@ -165,6 +173,7 @@ def test_a_daemon_that_cannot_make_its_services_says_so_and_goes(make: Make) -> 
     assert "ZeroDivisionError: a bug in create_task_service" in home.log()
 
 
+@once
 def test_a_shim_without_a_task_says_what_is_missing(make: Make) -> None:
     """In the log of the daemon that goes."""
     home = make("nothing")
@@ -174,6 +183,7 @@ def test_a_shim_without_a_task_says_what_is_missing(make: Make) -> None:
     assert "Nothing serves nothing: override create_task_service()" in home.log()
 
 
+@once
 @pytest.mark.parametrize("way", ["Shutdown", "SIGTERM"])
 def test_a_bug_at_the_end_does_not_keep_the_daemon(make: Make, way: str) -> None:
     """The shim's own callback failed; the daemon's comes after it."""
@@ -244,6 +254,7 @@ def test_debug_that_comes_on_stdin_is_the_shims_too(make: Make) -> None:
         assert facts_of(client)["debug"]
 
 
+@once
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
 def test_the_default_log_level_is_the_programs_choice(make: Make, level: str) -> None:
     """`-debug` shows all the same."""
@@ -257,6 +268,7 @@ def test_the_default_log_level_is_the_programs_choice(make: Make, level: str) ->
     assert levels[levels.index(level) :] == shown
 
 
+@once
 @pytest.mark.parametrize("style", ["blocking"])
 @pytest.mark.parametrize("when", ["early", "late"])
 def test_logging_writes_to_the_shims_log_once_it_is_loaded(make: Make, when: str) -> None:
@@ -269,6 +281,7 @@ def test_logging_writes_to_the_shims_log_once_it_is_loaded(make: Make, when: str
     assert re.search(r'Z" level=warning msg="by logging" logger=mine runtime=io\.containerd\.test\.v1\n', home.log())
 
 
+@once
 @pytest.mark.parametrize("style", ["blocking"])
 def test_logging_is_left_alone_if_the_program_says_so(make: Make) -> None:
     """It writes to stderr then, which is the same file."""
@@ -280,6 +293,7 @@ def test_logging_is_left_alone_if_the_program_says_so(make: Make) -> None:
     assert "\nby logging\n" in home.log()
 
 
+@once
 @pytest.mark.parametrize("style", ["blocking"])
 def test_who_does_not_use_logging_does_not_have_it(make: Make) -> None:
     """Nor asyncio, in a daemon that does without."""
@@ -289,6 +303,7 @@ def test_who_does_not_use_logging_does_not_have_it(make: Make) -> None:
     assert set() == loaded & {"logging", "asyncio", "shim.runtime.log_handler", "shim.aio"}
 
 
+@once
 def test_nothing_is_imported_once_the_daemon_serves(make: Make) -> None:
     """A frozen one's files may be gone by then: by the end of its first calls it has loaded nothing more."""
     with make("plain").connect() as client:
@@ -303,6 +318,7 @@ def test_nothing_is_imported_once_the_daemon_serves(make: Make) -> None:
     assert first == last
 
 
+@once
 def test_a_level_that_there_is_not_fails_the_start(make: Make) -> None:
     """Where it is seen."""
     home = make("plain")
@@ -316,6 +332,7 @@ def test_a_level_that_there_is_not_fails_the_start(make: Make) -> None:
     assert [] == home.daemons()
 
 
+@once
 @pytest.mark.parametrize("switch", ["", "no_sub_reaper"])
 def test_orphans_come_to_the_daemon_unless_it_does_not_want_them(make: Make, switch: str, tmp_path: Path) -> None:
     """Their new parent tells."""
@@ -337,6 +354,7 @@ def test_orphans_come_to_the_daemon_unless_it_does_not_want_them(make: Make, swi
             os.kill(pid, signal.SIGKILL)
 
 
+@once
 def test_the_monitor_tells_of_exits_unless_there_is_no_reaper(make: Make) -> None:
     """Then a child stays a zombie for the author to wait for."""
     home = make("watching")
@@ -344,6 +362,7 @@ def test_the_monitor_tells_of_exits_unless_there_is_no_reaper(make: Make) -> Non
         assert 7 == ask(client, TaskRpcs.CREATE, stdin="exit 7", stdout=str(PATIENCE_S)).pid
 
 
+@once
 def test_without_a_reaper_nobody_is_told(make: Make) -> None:
     """And the log does not say that one has stopped."""
     home = make("watching")
@@ -357,6 +376,7 @@ def test_without_a_reaper_nobody_is_told(make: Make) -> None:
     assert "reaper stopped" not in home.log()
 
 
+@once
 def test_sigusr1_tells_what_the_daemon_does(make: Make, tmp_path: Path) -> None:
     """Stacks, events, open calls with their age, and what the shim says up to its bug."""
     home = make("describing")
@@ -389,6 +409,7 @@ def test_sigusr1_tells_what_the_daemon_does(make: Make, tmp_path: Path) -> None:
     assert "\na line of mine\nerror in describe: ZeroDivisionError: a bug in describe\n" in dump
 
 
+@once
 @pytest.mark.parametrize(
     ("deleted", "expected"),
     [
@@ -399,7 +420,6 @@ def test_sigusr1_tells_what_the_daemon_does(make: Make, tmp_path: Path) -> None:
         ([7, 3, -0.25], (7, 3, -250000000)),
     ],
 )
-@pytest.mark.parametrize("spawn", ["reexec"], indirect=True)
 def test_delete_answers_when_the_container_ended(make: Make, deleted: list[float], expected: tuple[Any, ...]) -> None:
     """To the nanosecond; now, if the shim does not know."""
     home = make("deleting")
@@ -413,8 +433,8 @@ def test_delete_answers_when_the_container_ended(make: Make, deleted: list[float
     assert at_ns == expected[2] if expected[2] is not None else before <= at_ns <= time.time_ns()
 
 
+@once
 @pytest.mark.parametrize("version", ["2", "3"])
-@pytest.mark.parametrize("spawn", ["reexec"], indirect=True)
 def test_start_answers_in_json_when_an_operator_asks(make: Make, version: str) -> None:
     """With the version that was asked for; the daemon serves both."""
     home = make("plain")
@@ -427,6 +447,7 @@ def test_start_answers_in_json_when_an_operator_asks(make: Make, version: str) -
         ask(client, second_version(TaskRpcs.CONNECT))
 
 
+@once
 def test_start_refuses_another_version(make: Make) -> None:
     """And leaves neither a daemon nor a socket."""
     home = make("plain")
