@@ -98,6 +98,7 @@ class RuncTask(Task):
         if process.is_init:
             container.delete(context.deadline)
             self._containers.remove(container)
+            self._engine.end_if_deserted()
         else:
             container.delete_exec(process, context.deadline)
         return api.DeleteResponse(pid=process.pid, **_exit_fields(process.exit))
@@ -216,6 +217,7 @@ class Engine:
         self._daemon = daemon
         self.containers = Containers()
         lifecycle = Lifecycle(daemon.reaper, TaskEvents(daemon.publisher), daemon.pool.submit)
+        daemon.on_deserted(self.end_if_deserted)
         self._surroundings = Surroundings(daemon.loop, lifecycle, daemon.logger, daemon.reaper)
 
     def services(self) -> list[Service]:
@@ -288,6 +290,11 @@ class Engine:
                 exit_ = process.exit
                 ended = "" if exit_ is None else f", exit status {exit_.status}"
                 yield f"container {name}: {process.state.value}, pid {process.pid}{ended}{busy}"
+
+    def end_if_deserted(self) -> None:
+        """End the daemon if containerd has gone and the last container is deleted: nobody would remember to."""
+        if self._daemon.is_deserted and self.containers.had_any:
+            self.shutdown_if_empty()
 
     def shutdown_if_empty(self) -> None:
         """End the daemon unless it has containers, or one is being made."""

@@ -62,11 +62,21 @@ class Daemon:
         self.server: LoopServer | None = None
         self._bound = bound
         self._on_shutdown: list[Callable[[], None]] = []
+        self._on_deserted: list[Callable[[], None]] = []
         shim._daemon = self
 
     def on_shutdown(self, callback: Callable[[], None]) -> None:
         """Call `callback()` on the loop when the daemon ends, after the last answer."""
         self._on_shutdown.append(callback)
+
+    @property
+    def is_deserted(self) -> bool:
+        """True while nobody is connected: containerd has gone, or has not come yet."""
+        return self.server is None or not self.server.connections
+
+    def on_deserted(self, callback: Callable[[], None]) -> None:
+        """Call `callback()` on the loop whenever the last connection has ended: containerd has gone, as a rule."""
+        self._on_deserted.append(callback)
 
     def request_shutdown(self) -> None:
         """End the daemon once the calls in flight have been answered; safe from any thread, repeating is fine.
@@ -132,12 +142,17 @@ class Daemon:
     def listen(self, server: LoopServer) -> None:
         """Serve: from here on nothing is imported."""
         self.server = server
+        server.on_deserted = self._deserted
         server.add_listener(self._bound.listener)
         os.chdir("/")  # the bundle that happened to be first goes away before the daemon does
         gc.freeze()  # what is there by now stays: no collection needs to look at it
         gc.enable()
         self.logger.debug("daemon of containerd-shim", version=__version__, id=self.flags.id)
         self.logger.info("serving api on socket", socket=self._bound.path, pid=os.getpid())
+
+    def _deserted(self) -> None:
+        for callback in self._on_deserted:
+            callback()
 
     def _end(self) -> None:
         """A signal came: the shim's own `wait_shim` may be waiting for its latch."""

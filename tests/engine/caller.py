@@ -41,6 +41,12 @@ class FakeDaemon:
         self.logger = Logger()
         self.pool = self
         self.shutdowns = 0
+        self.is_deserted = False
+        self.deserted: list[Callable[[], None]] = []
+
+    def on_deserted(self, callback: Callable[[], None]) -> None:
+        """Note whom to tell when the last client has gone."""
+        self.deserted.append(callback)
 
     def submit(self, job: Callable[[], None]) -> None:
         """Run it elsewhere."""

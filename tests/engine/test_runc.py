@@ -90,7 +90,7 @@ def test_every_call_has_its_words(runc: Runc, fake: FakeRunc, tmp_path: Path) ->
         ["delete", "--force", "c1"],
         ["delete", "c1"],
     ] == [call[6:] for call in calls]
-    assert process_file.startswith(f"{tmp_path}/runc-process")
+    assert process_file.startswith(f"{b}/runc-process")  # which goes with the container, whoever is killed
     assert not os.path.exists(process_file)
     os.kill(int(Path(f"{b}/e1.pid").read_text()), 9)
 
