@@ -15,7 +15,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +26,7 @@ from google.protobuf.message import DecodeError, Message
 from shim.api.task_v2_pb2 import DeleteResponse
 from shim.api.types_pb2 import RuntimeInfo
 from shim.testing.bundle import Bundle
-from shim.testing.conditions import PATIENCE_S
+from shim.testing.conditions import PATIENCE_S, wait_until
 from shim.testing.event_service import EventService
 from shim.testing.leftovers import Process, Scope, processes, processes_of
 from shim.testing.running_shim import RunningShim, dial
@@ -44,7 +43,7 @@ from shim.testing.versions import (
 )
 
 _START_LIMIT_S: Final = 60.0
-_END_S: Final = 5.0
+_END_LIMIT_S: Final = 5.0
 _PATH_ROOM: Final = 30
 
 
@@ -54,7 +53,8 @@ class FakeContainerd:
     `shim` is the command of the shim: the path of a frozen file, or words such as `[sys.executable, "shim.py"]`.
     `style` is the version to behave like: a key of `VERSIONS`, "1.6" to "2.4".  The styles before 2.3 name no folder
     for sockets, so that a shim binds in /run/containerd/s, for which it has to be root.
-    `environment` is added to this process's, as containerd's own environment.
+    `environment` is added to this process's, as containerd's own environment.  `start_limit_s` is the patience of
+    containerd's client, `end_limit_s` the time that shims have after SIGTERM when everything ends.
     """
 
     def __init__(
@@ -66,11 +66,13 @@ class FakeContainerd:
         debug: bool = False,
         environment: Mapping[str, str] | None = None,
         start_limit_s: float = _START_LIMIT_S,
+        end_limit_s: float = _END_LIMIT_S,
     ) -> None:
         self.command = [os.fspath(shim)] if isinstance(shim, str | os.PathLike) else list(shim)
         self.version: Version = VERSIONS[style]
         self.debug = debug
         self.start_limit_s = start_limit_s
+        self.end_limit_s = end_limit_s
         self.namespace = namespace or f"test-{secrets.token_hex(4)}"
         parent = tempfile.gettempdir()
         # A socket path has at most 107 bytes, so a long TMPDIR is of no use.
@@ -97,10 +99,12 @@ class FakeContainerd:
         """End everything that was started here, by force where it has to be, and remove the folder."""
         self._hang_up()
         for signum in (signal.SIGTERM, signal.SIGKILL):
-            for process in self.processes():
+            left = self.processes()
+            for process in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signum)
-            self._wait_ended()
+            if not left or wait_until(lambda: not self.processes(), self.end_limit_s):
+                break
         for shim in self._shims:
             shim.remove_socket()
         self.events.stop()
@@ -331,11 +335,6 @@ class FakeContainerd:
         except OSError:
             return False
         return f"TTRPC_ADDRESS={self.ttrpc_address}".encode() in environment.split(b"\0")
-
-    def _wait_ended(self) -> None:
-        deadline = time.monotonic() + _END_S
-        while self.processes() and time.monotonic() < deadline:
-            time.sleep(0.01)
 
 
 def _any(options: Message) -> AnyMessage:
