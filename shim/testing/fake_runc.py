@@ -150,12 +150,13 @@ class FakeRunc:
         output: bytes = b"",
         *,
         errors: bytes = b"",
+        log: bytes | None = None,
         status: int = 0,
         once: bool = False,
     ) -> None:
-        """Have a command do nothing but write to stdout and stderr, and end with a status."""
+        """Have a command do nothing but write to stdout, stderr and (unless None) its log, and end with a status."""
         raw = [(1, output), (2, errors)]
-        self._plan(command, once, moment="at first", output=b"", raw=raw, status=status)
+        self._plan(command, once, moment="at first", output=b"", raw=raw, log=log, status=status)
 
     def hangs(self, command: str, *, at: Moment = "at first", once: bool = False) -> RuncGate:
         """Have a command hang until the gate that is returned is released."""
@@ -187,6 +188,10 @@ class FakeRunc:
     def calls(self) -> list[RuncCall]:
         """Return every call so far, or since `forget`, in the order in which they began."""
         return self._all_calls()[self._skipped :]
+
+    def words(self) -> list[list[str]]:
+        """Return the arguments of `calls`."""
+        return [call.arguments for call in self.calls()]
 
     def commands(self) -> list[str]:
         """Return the subcommands of `calls`."""

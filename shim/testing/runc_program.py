@@ -154,6 +154,9 @@ class Program:
         if plan.get("raw"):
             for fd, data in plan["raw"]:
                 os.write(fd, data)
+        if plan.get("log") is not None and "--log" in self.call.options:
+            with open(self.call.options["--log"], "ab") as file:
+                file.write(plan["log"])
         if plan.get("signal"):
             os.kill(os.getpid(), plan["signal"])
         if plan.get("text") is not None:
