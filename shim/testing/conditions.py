@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-# Far above what anything here takes on a busy machine.
+# Far above what anything here takes on a busy machine,
+# below the usual limit of a test.
 PATIENCE_S: Final = 15.0
 _PAUSE_S: Final = 0.002
 

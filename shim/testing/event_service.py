@@ -14,9 +14,9 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
-from google.protobuf.any_pb2 import Any
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
@@ -37,7 +37,7 @@ class Event:
 
     topic: str
     namespace: str
-    message: Message
+    message: Any  # whatever the shim forwards; a test knows what it looks for
     timestamp_ns: int = field(default=0, compare=False)
 
     @property
@@ -303,9 +303,9 @@ def _decode(request: ForwardRequest) -> Event:
     name = envelope.event.type_url.rpartition("/")[2]
     kind: type[Message] | None = getattr(events_pb2, name.removeprefix("containerd.events."), None)
     if kind is not None and kind.DESCRIPTOR.full_name == name:
-        message = kind.FromString(envelope.event.value)
+        message: Message = kind.FromString(envelope.event.value)
     else:
-        message = Any.FromString(envelope.event.SerializeToString())
+        message = AnyMessage.FromString(envelope.event.SerializeToString())
     return Event(envelope.topic, envelope.namespace, message, envelope.timestamp.ToNanoseconds())
 
 

@@ -242,7 +242,7 @@ def test_a_whole_life_under_every_version(living: FakeContainerd) -> None:
     shim.call("Shutdown")
 
     living.events.wait_for_topics("c1", [f"/tasks/{name}" for name in ("create", "start", "exit", "delete")])
-    assert 137 == getattr(exit_.message, "exit_status", 0)
+    assert 137 == exit_.message.exit_status
     assert (living.namespace, True) == (exit_.namespace, exit_.timestamp_ns > 0)
     assert wait_until(lambda: not living.processes())
 
