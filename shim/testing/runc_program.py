@@ -180,7 +180,7 @@ class Program:
     def existing(self) -> Container:
         """Return the container, which has to exist."""
         if not self.call.id:
-            raise RuncError(f'runc: "{self.call.command}" requires exactly 1 argument(s)')
+            raise RuncError(f'{sys.argv[0]}: "{self.call.command}" requires exactly 1 argument(s)')
         if not self.container.exists:
             raise RuncError(_DOES_NOT_EXIST)
         return self.container

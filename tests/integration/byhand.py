@@ -181,6 +181,7 @@ class Hand:
 
     def arguments(self, container: str, action: str, *, debug: bool = False) -> list[str]:
         """Return the arguments that containerd runs an action with."""
+        self.bundle(container)
         call = replace(self.containerd.call(container), debug=debug)
         version = self.containerd.version
         return version.delete_arguments(call) if action == "delete" else version.start_arguments(call)
