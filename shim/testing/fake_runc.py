@@ -158,10 +158,13 @@ class FakeRunc:
         raw = [(1, output), (2, errors)]
         self._plan(command, once, moment="at first", output=b"", raw=raw, log=log, status=status)
 
-    def hangs(self, command: str, *, at: Moment = "at first", once: bool = False) -> RuncGate:
-        """Have a command hang until the gate that is returned is released."""
+    def hangs(
+        self, command: str, *, at: Moment = "at first", text: str | None = None, status: int = 1, once: bool = False
+    ) -> RuncGate:
+        """Have a command hang until the gate that is returned is released, and then fail if there is a text."""
         gate = self.folder / f"gate-{next(self._numbers)}"
-        self._plan(command, once, moment=at, gate=str(gate))
+        failure = {} if text is None else {"text": text, "status": status}
+        self._plan(command, once, moment=at, gate=str(gate), **failure)
         return RuncGate(gate)
 
     def dies(

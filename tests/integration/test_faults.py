@@ -201,6 +201,7 @@ def test_second_mount_that_fails(hand: Hand) -> None:
 def test_bundle_without_a_rootfs(hand: Hand) -> None:
     """Without mounts the bundle's own folder is the root file system; that it is missing is told in runc's words."""
     client = hand.serve("c1")
+    (hand.bundle("c1") / "rootfs").rmdir()
     code, text = refusal(lambda: client.create(hand.create_request("c1", mounts=[])))
 
     assert code == Code.UNKNOWN
@@ -254,8 +255,7 @@ def test_runtime_that_fails_without_a_word(hand: Hand, runc: FakeRunc) -> None:
 def test_runtime_that_hangs(hand: Hand, runc: FakeRunc) -> None:
     """The deadline answers the caller; others are served meanwhile; afterwards the container can be made."""
     client, other = hand.serve("c1"), hand.client("c1")
-    gate = runc.hangs("create", once=True)
-    runc.fails("create")
+    gate = runc.hangs("create", text="no more patience")
     request = hand.create_request("c1", binary=runc.path)
 
     def create(timeout_s: float) -> None:

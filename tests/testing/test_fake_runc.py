@@ -222,6 +222,16 @@ def test_a_call_hangs_at_a_moment_until_it_is_released(world: World, at: Moment)
     assert world.pid_file.exists()
 
 
+def test_a_call_that_hung_can_fail_after_it(world: World) -> None:
+    """As one does whose patience has ended."""
+    gate = world.runc.hangs("features", text="too late", status=9)
+    with world.popen("features") as process:
+        gate.wait_reached()
+        gate.release()
+
+    assert (9, ["too late"]) == (process.returncode, world.messages())
+
+
 @pytest.mark.parametrize("at", MOMENTS)
 def test_a_call_dies_at_a_moment(world: World, at: Moment) -> None:
     """What it has done by then stays done."""
