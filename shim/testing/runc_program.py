@@ -217,8 +217,8 @@ class Program:
 
     def started(self, pid: int, write: Callable[[str], None]) -> None:
         """Note a process that has been started, in the state and in the pid file."""
+        write(mark(pid))  # as runc does: whatever happens from here on, `delete --force` finds the process
         self.reach("before the pid file")
-        write(mark(pid))
         path = self.call.option("--pid-file")
         if path:
             # As runc does: a reader finds all of it or nothing.
