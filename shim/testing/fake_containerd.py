@@ -96,7 +96,9 @@ class FakeContainerd:
         self.close()
 
     def close(self) -> None:
-        """End everything that was started here, by force where it has to be, and remove the folder."""
+        """End everything that was started here, by force where it has to be, and remove the folder; once is enough."""
+        if not self.folder.exists():
+            return
         self._hang_up()
         for signum in (signal.SIGTERM, signal.SIGKILL):
             left = self.processes()

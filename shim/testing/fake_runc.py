@@ -43,7 +43,7 @@ exec {python} -ISE {program} "$@"
 
 @dataclass(frozen=True, slots=True)
 class RuncCall:
-    """One call of the fake, as it saw itself at its beginning."""
+    """One call of the fake, as it saw itself at its beginning; `cwd` is '' where that folder is gone."""
 
     arguments: list[str]
     environment: dict[str, str]

@@ -117,7 +117,11 @@ class Program:
                 descriptors[int(name)] = os.readlink(f"/proc/self/fd/{name}")
             except FileNotFoundError:
                 pass  # that of the listing itself
-        record = marshal.dumps([self.call.words, dict(os.environ), descriptors, os.getcwd(), os.getpid()], 4)
+        try:
+            cwd = os.getcwd()
+        except FileNotFoundError:
+            cwd = ""  # it has been removed under the caller
+        record = marshal.dumps([self.call.words, dict(os.environ), descriptors, cwd, os.getpid()], 4)
         fd = os.open(os.path.join(self.here, "calls"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         os.write(fd, len(record).to_bytes(4, "big") + record)
         os.close(fd)

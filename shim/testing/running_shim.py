@@ -105,10 +105,17 @@ class RunningShim:
         return pid
 
     def remove_socket(self) -> None:
-        """Remove the socket of a daemon that has gone without doing it."""
-        if self.socket_path:
-            with contextlib.suppress(OSError):
-                os.unlink(self.socket_path)
+        """Remove the socket of a daemon that has gone without doing it; one that is served stays."""
+        if not self.socket_path:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(self.socket_path)
+            except ConnectionRefusedError:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.socket_path)
+            except OSError:
+                return  # it is gone, or none
 
     def _call(self, method: str, fields: dict[str, Any], timeout_s: float | None) -> Message:
         rpc: Rpc[Any, Any] = (_V3 if self.is_v3 else _V2)[method]

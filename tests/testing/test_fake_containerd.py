@@ -330,7 +330,15 @@ def test_the_end_takes_everything_along(living: FakeContainerd) -> None:
     assert [] == living.processes()
     assert not living.folder.exists()
     assert [] == [fd for fd in open_descriptors() if os.readlink(f"/proc/self/fd/{fd}").startswith(str(living.folder))]
-    living.folder.mkdir()  # for the second end
+
+
+def test_sockets_that_are_served_outlive_the_fake(shim: Answering, address: str) -> None:
+    """A shim may name any; only what nobody serves is removed."""
+    shim.says(address.encode())
+    with FakeContainerd(shim.path) as containerd:
+        containerd.start("c1")
+
+    assert Path(address.removeprefix("unix://")).is_socket()
 
 
 def test_a_start_without_a_program_is_pythons_own_error(tmp_path: Path) -> None:

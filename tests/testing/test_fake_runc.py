@@ -300,6 +300,17 @@ def test_calls_are_recorded_as_they_saw_themselves(world: World) -> None:
     assert [] == world.runc.calls()
 
 
+def test_a_call_in_a_folder_that_is_gone_is_recorded_too(world: World) -> None:
+    """As calls of a shim are whose first bundle has been removed."""
+    gone = world.folder / "gone"
+    gone.mkdir()
+    with subprocess.Popen(["sh", "-c", 'rmdir "$PWD"; exec "$0" features', world.runc.path], cwd=gone):
+        pass
+
+    assert ["features"] == world.runc.commands()
+    assert "" == world.runc.calls()[0].cwd
+
+
 def test_a_pid_that_was_given_again_is_another_process() -> None:
     """By the time at which it began."""
     own = mark(os.getpid())
