@@ -13,7 +13,7 @@ demo *ARGS:
 # build, then all tests: unit, then integration (arguments are pytest's; --containerd=1.6|1.7|2.1|all)
 test *ARGS:
     @packaging/system-packages test
-    python build/spec/build.py pyrunc
+    python build/spec/build.py
     python -m pytest "$@"
 
 # everything that needs no containerd: format, lint, types, layers, unit tests, generated code
@@ -53,10 +53,15 @@ fmt:
 gen:
     python protos/generate.py
 
-# freeze a shim into dist/
+# freeze a shim into dist/: pyrunc, skeleton or skeleton-async
 build NAME="pyrunc":
     @packaging/system-packages build
     python build/spec/build.py "$1"
+
+# freeze a shim of your own, a Python script, into dist/containerd-shim-NAME-v1
+freeze NAME SCRIPT:
+    @packaging/system-packages build
+    python build/spec/build.py "$1" --script "$2"
 
 # feed hostile bytes to the ttrpc core (--inputs N --seed S --target NAME --engine random|atheris)
 fuzz *ARGS:

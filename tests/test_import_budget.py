@@ -25,11 +25,11 @@ FORBIDDEN: Final = {
 
 def _find_daemon_modules() -> list[str]:
     rooms = [path for room in ("ttrpc", "host", "runtime", "engine") for path in (SHIM / room).rglob("*.py")]
-    # aio is for who asks, codegen for build time, and __main__ would run.
+    # aio is for who asks, codegen for build time, otel for who has it installed, and __main__ would run.
     paths = [
         path
         for path in rooms
-        if path.stem not in {"__init__", "__main__"} and path.stem.partition("_")[0] not in {"aio", "codegen"}
+        if path.stem not in {"__init__", "__main__"} and path.stem.partition("_")[0] not in {"aio", "codegen", "otel"}
     ]
     return sorted(".".join(path.relative_to(SHIM.parent).with_suffix("").parts) for path in paths)
 

@@ -99,7 +99,8 @@ def _forbidden(module: str) -> set[str]:
     banned |= NO_DAEMON if room not in {"testing", "cli"} else set()
     return (
         banned
-        - ({"asyncio"} if name in TRANSPORTS["ttrpc.aio"] else set())
+        - ({"asyncio"} if name in TRANSPORTS["ttrpc.aio"] or name.startswith("aio_") else set())
+        - ({"logging"} if name == "log_handler" else set())
         - ({"platformdirs"} if room == "testing" else set())
     )
 

@@ -1,16 +1,19 @@
-"""Builds the shims' binaries:  python build/spec/build.py [NAME] [--force]
+"""Builds the shims' binaries:  python build/spec/build.py [NAME] [--script FILE] [--force]
 
-Freezes what NAME.spec beside this file describes (without NAME: each spec) into dist/, unless the binary there already
-is of these sources, this Python and these packages.  Work files and PyInstaller's log go to .work/build/NAME/.
+Freezes what NAME.spec beside this file describes (without NAME: each spec; with a script: that, whatever it imports)
+into dist/, unless the binary there already is of these sources, this Python and these packages.  Work files and
+PyInstaller's log go to .work/build/NAME/.
 """
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -27,9 +30,11 @@ WORK: Final = ROOT / ".work" / "build"
 DIST: Final = ROOT / "dist"
 
 # What a binary is made of, besides Python and the installed packages.
-_SOURCES: Final = ("shim", "build/spec", "pyproject.toml")
+_SOURCES: Final = ("shim", "build/spec", "examples", "pyproject.toml")
 _PACKAGES: Final = ("pyinstaller", "pyinstaller-hooks-contrib", "protobuf")
 _SHOWN_LINES: Final = 40
+_SCRIPT_SPEC: Final = "script"
+_NAME: Final = re.compile(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*")
 
 
 class BuildError(Exception):
@@ -38,20 +43,33 @@ class BuildError(Exception):
 
 def main(arguments: list[str]) -> int:
     """Build what the command line names and return the exit status."""
-    known = sorted(spec.stem for spec in HERE.glob("*.spec"))
-    names = [word for word in arguments if word != "--force"]
+    parser = argparse.ArgumentParser(prog="build.py", description="Freeze shims into dist/.")
+    parser.add_argument("name", nargs="?", help="a spec's name, or with --script the name of the runtime")
+    parser.add_argument("--script", type=Path, help="a shim of your own")
+    parser.add_argument("--force", action="store_true", help="build even if nothing has changed")
+    asked = parser.parse_args(arguments)
+    known = sorted(spec.stem for spec in HERE.glob("*.spec") if spec.stem != _SCRIPT_SPEC)
     try:
-        for name in names or known:
+        if asked.script is not None:
+            if not _NAME.fullmatch(asked.name or ""):
+                raise BuildError(f"{asked.name!r} cannot be part of a runtime's name: letters, digits and - can")
+            if asked.name in known:
+                raise BuildError(f"{asked.name} is the name of a shim of this project")
+            if not asked.script.is_file():
+                raise BuildError(f"there is no script {asked.script}")
+            build(asked.name, is_forced=asked.force, script=asked.script.resolve())
+            return 0
+        for name in [asked.name] if asked.name else known:
             if name not in known:
                 raise BuildError(f"no shim is called {name!r}; there are: {', '.join(known)}")
-            build(name, is_forced="--force" in arguments)
+            build(name, is_forced=asked.force)
     except BuildError as error:
         print(f"build: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def build(name: str, *, is_forced: bool = False) -> Path:
+def build(name: str, *, is_forced: bool = False, script: Path | None = None) -> Path:
     """Bring dist/ up to date with the sources of one shim, and return its binary.
 
     Raises:
@@ -64,7 +82,7 @@ def build(name: str, *, is_forced: bool = False) -> Path:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         revision = _revision()
-        inputs = _fingerprint(revision)
+        inputs = _fingerprint(revision, script)
         stamp = folder / "stamp"
         if not is_forced and _read(stamp) == _stamp(inputs, binary):
             print(f"{shown} is up to date ({_size(binary)})")
@@ -72,7 +90,7 @@ def build(name: str, *, is_forced: bool = False) -> Path:
         _check_python()
         began = time.monotonic()
         stamp.unlink(missing_ok=True)
-        _install(_freeze(name, folder, revision), binary)
+        _install(_freeze(name, folder, revision, script), binary)
         stamp.write_text(_stamp(inputs, binary))
         print(f"{shown}: {_size(binary)}, built in {time.monotonic() - began:.0f} s")
     return binary
@@ -91,7 +109,7 @@ def _check_python() -> None:
         )
 
 
-def _freeze(name: str, folder: Path, revision: str) -> Path:
+def _freeze(name: str, folder: Path, revision: str, script: Path | None) -> Path:
     for stale in ("dist", "generated", "work"):  # nothing of an earlier build gets into this one
         shutil.rmtree(folder / stale, ignore_errors=True)
     generated = folder / "generated"
@@ -99,10 +117,18 @@ def _freeze(name: str, folder: Path, revision: str) -> Path:
     (generated / "shim_revision.py").write_text(f"REVISION = {revision!r}\n")
     log = folder / "log"
     command = [sys.executable, "-m", "PyInstaller", "--noconfirm"]
-    command += ["--distpath", str(folder / "dist"), "--workpath", str(folder / "work"), str(HERE / f"{name}.spec")]
+    command += [
+        "--distpath",
+        str(folder / "dist"),
+        "--workpath",
+        str(folder / "work"),
+        str(HERE / f"{_SCRIPT_SPEC if script else name}.spec"),
+    ]
     environment = {
         **os.environ,
         "SHIM_BUILD_FOLDER": str(folder),
+        "SHIM_BUILD_NAME": name,
+        "SHIM_BUILD_SCRIPT": str(script or ""),
         "PYTHONPATH": str(ROOT),
         "PYINSTALLER_CONFIG_DIR": str(folder / "cache"),
         "PYINSTALLER_ZLIB_COMPRESSION_LEVEL": "0",  # modules are read one by one at launch: nothing to inflate
@@ -146,11 +172,12 @@ def _revision() -> str:
         return ""
 
 
-def _fingerprint(revision: str) -> dict[str, str]:
+def _fingerprint(revision: str, script: Path | None) -> dict[str, str]:
     """Return all that decides what the binary is."""
     digest = hashlib.sha256()
-    for path in _source_files():
-        digest.update(f"{path.relative_to(ROOT)}\0".encode())
+    own = [] if script is None else sorted(script.parent.rglob("*.py"))  # what it may import
+    for path in [*_source_files(), *own]:
+        digest.update(f"{path}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     found = {package: _version(package) for package in _PACKAGES}
     python = f"{sys.version} {platform.machine()} {os.path.realpath(sys.base_prefix)}"

@@ -72,7 +72,12 @@ _EXCLUDED: Final = [
     "pydoc",
     "readline",
     "resource",
+    "shim.aio",
     "shim.cli",
+    "shim.runtime.aio_daemon",
+    "shim.runtime.aio_shim",
+    "shim.runtime.log_handler",
+    "shim.runtime.otel",
     "shim.testing",
     "shim.ttrpc.aio",
     "shim.ttrpc.codegen",
@@ -101,10 +106,21 @@ LIGHT: Final = {
 }
 
 
-def freeze(name: str, script: str, stand_ins: dict[str, str] | None = None) -> None:
-    """Freeze `script` (a path below the project) into the onefile binary `name`.
+# For shims that log by Python's `logging`.
+LOGGING: Final = frozenset({"logging", "shim.runtime.log_handler", "tokenize"})
+# For shims whose imports nobody here knows: all that is excluded but these, which their imports may bring along.
+ANYTHING: Final = frozenset(_EXCLUDED) - {"shim.cli", "shim.testing", "shim.ttrpc.codegen", "doctest", "pdb", "pydoc"}
+# For shims on asyncio: as those, less TLS, which asyncio does without.
+ASYNCIO: Final = ANYTHING - {"ssl", "_ssl", "_hashlib", "_bz2", "_lzma", "_decimal", "shim.runtime.otel"}
 
-    `stand_ins` maps modules to files beside this one that are frozen under their names.
+
+def freeze(
+    name: str, script: str, stand_ins: dict[str, str] | None = None, keeps: frozenset[str] = frozenset()
+) -> None:
+    """Freeze `script` (a path below the project, or an absolute one) into the onefile binary `name`.
+
+    `stand_ins` maps modules to files beside this one that are frozen under their names; `keeps` names modules that
+    other shims do without, and this one needs.
     """
     try:
         from google._upb import _message  # noqa: F401
@@ -120,11 +136,12 @@ def freeze(name: str, script: str, stand_ins: dict[str, str] | None = None) -> N
     compat.PY3_BASE_MODULES.add("encodings")
     api.get_bootstrap_modules = _bootstrap_modules
     codecs = {module.name for module in pkgutil.iter_modules(encodings.__path__)}
+    unused = [] if keeps >= ANYTHING else [f"encodings.{codec}" for codec in sorted(codecs - _CODECS)]
     analysis = Analysis(
         [str(ROOT / script)],
         pathex=[str(ROOT), str(generated)],
-        hiddenimports=_HIDDEN,
-        excludes=[*_EXCLUDED, *stand_ins, *(f"encodings.{codec}" for codec in sorted(codecs - _CODECS))],
+        hiddenimports=[*_HIDDEN, *sorted(module for module in keeps if module.startswith("shim.runtime."))],
+        excludes=[*(module for module in _EXCLUDED if module not in keeps), *stand_ins, *unused],
         datas=[(str(marker), ".")],
         optimize=2,
     )

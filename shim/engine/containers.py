@@ -39,6 +39,11 @@ class Containers:
         with self._lock:
             return self._containers.get(container_id)
 
+    def all(self) -> list[Container]:
+        """Return every container there is."""
+        with self._lock:
+            return list(self._containers.values())
+
     @contextmanager
     def reserve(self, container_id: str) -> Iterator[None]:
         """Keep an id for a container that is being made.

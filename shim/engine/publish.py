@@ -6,34 +6,22 @@ Spec: contract 6.19; containerd api/events/task.proto.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-from google.protobuf.timestamp_pb2 import Timestamp
+from typing import TYPE_CHECKING
 
 from shim.api import events_pb2
+from shim.runtime import topics
+from shim.runtime.timestamps import timestamp
 
 if TYPE_CHECKING:
     from shim.engine.container import Container
     from shim.engine.process import Process
-    from shim.runtime.publisher import Publisher
-
-
-# Go's zero time: what its clients take for "has not happened".
-_ZERO_SECONDS: Final = -62135596800
-
-
-def timestamp(at: float | None) -> Timestamp:
-    """Return seconds since the epoch as a message; None is Go's zero time."""
-    if at is None:
-        return Timestamp(seconds=_ZERO_SECONDS)
-    seconds, nanos = divmod(int(at * 1e9), 1_000_000_000)
-    return Timestamp(seconds=seconds, nanos=nanos)
+    from shim.runtime.publisher import RemotePublisher
 
 
 class TaskEvents:
     """An `EventSink` that publishes."""
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: RemotePublisher) -> None:
         self._publish = publisher.publish
 
     def created(self, container: Container) -> None:
@@ -43,49 +31,54 @@ class TaskEvents:
             container_id=container.id,
             bundle=container.bundle.path,
             io=events_pb2.TaskIO(stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr, terminal=stdio.terminal),
+            checkpoint=container.checkpoint.path,
             pid=container.init.pid,
         )
         for mount in container.mounts:
             event.rootfs.add(type=mount.type, source=mount.source, target=mount.target, options=mount.options)
-        self._publish("/tasks/create", event)
+        self._publish(topics.TASK_CREATE, event)
 
     def started(self, process: Process) -> None:
         """Publish /tasks/start or /tasks/exec-started."""
         container_id = process.container.id
         if process.is_init:
-            self._publish("/tasks/start", events_pb2.TaskStart(container_id=container_id, pid=process.pid))
+            self._publish(topics.TASK_START, events_pb2.TaskStart(container_id=container_id, pid=process.pid))
         else:
             event = events_pb2.TaskExecStarted(container_id=container_id, exec_id=process.id, pid=process.pid)
-            self._publish("/tasks/exec-started", event)
+            self._publish(topics.TASK_EXEC_STARTED, event)
 
     def exited(self, process: Process) -> None:
         """Publish /tasks/exit."""
         event = events_pb2.TaskExit(container_id=process.container.id, id=process.id, pid=process.pid)
         _fill_exit(event, process)
-        self._publish("/tasks/exit", event)
+        self._publish(topics.TASK_EXIT, event)
 
     def deleted(self, container: Container) -> None:
         """Publish /tasks/delete."""
         event = events_pb2.TaskDelete(container_id=container.id, pid=container.init.pid)
         _fill_exit(event, container.init)
-        self._publish("/tasks/delete", event)
+        self._publish(topics.TASK_DELETE, event)
 
     def exec_added(self, process: Process) -> None:
         """Publish /tasks/exec-added."""
         event = events_pb2.TaskExecAdded(container_id=process.container.id, exec_id=process.id)
-        self._publish("/tasks/exec-added", event)
+        self._publish(topics.TASK_EXEC_ADDED, event)
 
     def paused(self, container: Container) -> None:
         """Publish /tasks/paused."""
-        self._publish("/tasks/paused", events_pb2.TaskPaused(container_id=container.id))
+        self._publish(topics.TASK_PAUSED, events_pb2.TaskPaused(container_id=container.id))
 
     def resumed(self, container: Container) -> None:
         """Publish /tasks/resumed."""
-        self._publish("/tasks/resumed", events_pb2.TaskResumed(container_id=container.id))
+        self._publish(topics.TASK_RESUMED, events_pb2.TaskResumed(container_id=container.id))
+
+    def checkpointed(self, container: Container, path: str) -> None:
+        """Publish /tasks/checkpointed."""
+        self._publish("/tasks/checkpointed", events_pb2.TaskCheckpointed(container_id=container.id, checkpoint=path))
 
     def oom(self, container: Container) -> None:
         """Publish /tasks/oom."""
-        self._publish("/tasks/oom", events_pb2.TaskOOM(container_id=container.id))
+        self._publish(topics.TASK_OOM, events_pb2.TaskOOM(container_id=container.id))
 
 
 def _fill_exit(event: events_pb2.TaskExit | events_pb2.TaskDelete, process: Process) -> None:

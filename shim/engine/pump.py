@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable
 from typing import Final
 
-from shim.ttrpc.loop import FAILED, READABLE, WRITABLE, Loop, Timer
+from shim.ttrpc.loop import FAILED, READABLE, WRITABLE, EventLoop, Timer
 
 _CHUNK: Final = 64 << 10
 # How much one source may move before the others get their turn.
@@ -31,7 +31,7 @@ class Pump:
     """
 
     def __init__(
-        self, loop: Loop, source: int, sink: int, on_done: Callable[[], None], *, is_tty: bool = False
+        self, loop: EventLoop, source: int, sink: int, on_done: Callable[[], None], *, is_tty: bool = False
     ) -> None:
         self._loop = loop
         self._source = source

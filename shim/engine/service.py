@@ -2,31 +2,38 @@
 
 Rule: no decision is made here but how a message maps to a call of the engine; errors travel as exceptions and become
 statuses at the server.  Calls that never block run on the event loop; Wait holds no thread.
-Spec: containerd api/runtime/task/v2 and v3, whose messages differ in nothing but the package.
+Spec: containerd api/runtime/task/v2 and v3, whose messages differ in nothing but the package: both are served as v3.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.empty_pb2 import Empty
 
-from shim.api import cgroups_v1_pb2, cgroups_v2_pb2, task_types_pb2, task_v2_pb2, task_v3_pb2
+from shim.api import cgroups_v1_pb2, cgroups_v2_pb2, task_types_pb2
+from shim.api import task_v3_pb2 as api
 from shim.api.runc_options_pb2 import ProcessDetails
+from shim.api.sandbox_ttrpc import sandbox_service
 from shim.engine.bundle import Bundle
+from shim.engine.checkpoint import Checkpoint
 from shim.engine.container import Container, StdioOwner, Surroundings
 from shim.engine.containers import Containers
 from shim.engine.lifecycle import Lifecycle
-from shim.engine.options import RuncOptions, decode_options
-from shim.engine.publish import TaskEvents, timestamp
+from shim.engine.options import RuncOptions, decode_checkpoint_options, decode_options
+from shim.engine.publish import TaskEvents
 from shim.engine.runc import DEFAULT_BINARY, DEFAULT_ROOT, Runc
+from shim.engine.sandbox import PodSandboxes
 from shim.engine.stdio import Stdio
 from shim.engine.task import Act, State
-from shim.errors import InvalidArgumentError, NotFoundError, UnimplementedError
+from shim.errors import InvalidArgumentError, NotFoundError
 from shim.host.mount import Mount
+from shim.runtime.task import Task, task_services
+from shim.runtime.timestamps import timestamp
 from shim.ttrpc.service import CallContext, Deferred, Service
 
 if TYPE_CHECKING:
@@ -40,7 +47,9 @@ INLINE: Final = frozenset({"State", "Wait", "Connect", "CloseIO", "ResizePty", "
 
 _STATUS: Final = {
     State.CREATED: task_types_pb2.CREATED,
+    State.CHECKPOINTED: task_types_pb2.CREATED,
     State.STARTING: task_types_pb2.CREATED,
+    State.RESTORING: task_types_pb2.CREATED,
     State.RUNNING: task_types_pb2.RUNNING,
     State.PAUSING: task_types_pb2.PAUSING,
     State.PAUSED: task_types_pb2.PAUSED,
@@ -51,15 +60,16 @@ _STATUS: Final = {
 }
 
 
-class TaskService:
-    """All containers of one daemon; `api` is the module of the task version whose messages it speaks."""
+class RuncTask(Task):
+    """All containers of one daemon."""
 
-    def __init__(self, engine: Engine, api: ModuleType) -> None:
+    inline = INLINE
+
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._containers = engine.containers
-        self._api = api
 
-    def create(self, context: CallContext, request: Any) -> Any:
+    def create(self, context: CallContext, request: api.CreateTaskRequest, /) -> api.CreateTaskResponse:
         """Make a container; nothing of it runs yet."""
         container = self._engine.create(
             request.id,
@@ -67,11 +77,11 @@ class TaskService:
             [Mount(m.type, m.source, m.target, tuple(m.options)) for m in request.rootfs],
             _stdio(request),
             decode_options(request.options),
-            request.checkpoint,
+            Checkpoint(request.checkpoint, request.parent_checkpoint),
         )
-        return self._message("CreateTaskResponse", pid=container.init.pid)
+        return api.CreateTaskResponse(pid=container.init.pid)
 
-    def start(self, context: CallContext, request: Any) -> Any:
+    def start(self, context: CallContext, request: api.StartRequest, /) -> api.StartResponse:
         """Run init, or an exec."""
         container = self._containers.get(request.id)
         process = container.process(request.exec_id)
@@ -79,9 +89,9 @@ class TaskService:
             container.start()
         else:
             container.start_exec(process)
-        return self._message("StartResponse", pid=process.pid)
+        return api.StartResponse(pid=process.pid)
 
-    def delete(self, context: CallContext, request: Any) -> Any:
+    def delete(self, context: CallContext, request: api.DeleteRequest, /) -> api.DeleteResponse:
         """Remove what has ended: the container, or an exec."""
         container = self._containers.get(request.id)
         process = container.process(request.exec_id)
@@ -90,9 +100,9 @@ class TaskService:
             self._containers.remove(container)
         else:
             container.delete_exec(process, context.deadline)
-        return self._message("DeleteResponse", pid=process.pid, **_exit_fields(process.exit))
+        return api.DeleteResponse(pid=process.pid, **_exit_fields(process.exit))
 
-    def state(self, context: CallContext, request: Any) -> Any:
+    def state(self, context: CallContext, request: api.StateRequest, /) -> api.StateResponse:
         """Say how a process is, without asking the runtime."""
         container = self._containers.get(request.id)
         process = container.process(request.exec_id)
@@ -100,8 +110,7 @@ class TaskService:
         if not process.is_init and container.init.state in (State.PAUSED, State.PAUSING):
             state = container.init.state if state is not State.STOPPED else state
         stdio = process.stdio
-        return self._message(
-            "StateResponse",
+        return api.StateResponse(
             id=process.id,
             bundle=container.bundle.path,
             pid=process.pid,
@@ -113,7 +122,7 @@ class TaskService:
             **_exit_fields(process.exit),
         )
 
-    def wait(self, context: CallContext, request: Any) -> Deferred:
+    def wait(self, context: CallContext, request: api.WaitRequest, /) -> Deferred:
         """Answer when a process has ended, however long that takes."""
         process = self._containers.get(request.id).process(request.exec_id)
         deferred = Deferred()
@@ -122,25 +131,26 @@ class TaskService:
             if exit_ is None and process.state is State.DELETED:
                 deferred.fail(NotFoundError(f"process {process.id} never ran: not found"))
             else:
-                deferred.resolve(self._message("WaitResponse", **_exit_fields(exit_)))
+                deferred.resolve(api.WaitResponse(**_exit_fields(exit_)))
 
         deferred.on_abandoned = lambda: process.forget_waiter(answer)
         process.on_exit(answer)
         return deferred
 
-    def kill(self, context: CallContext, request: Any) -> Any:
+    def kill(self, context: CallContext, request: api.KillRequest, /) -> Empty:
         """Send a signal."""
         container = self._containers.get(request.id)
-        container.kill(container.process(request.exec_id), request.signal, is_all=request.all)
+        process = container.process(request.exec_id)
+        container.kill(process, request.signal, is_all=request.all, deadline=context.deadline)
         return Empty()
 
-    def exec(self, context: CallContext, request: Any) -> Any:
+    def exec(self, context: CallContext, request: api.ExecProcessRequest, /) -> Empty:
         """Register another process of a container."""
         container = self._containers.get(request.id)
         container.add_exec(request.exec_id, _stdio(request), exec_spec(request.spec.value, terminal=request.terminal))
         return Empty()
 
-    def resize_pty(self, context: CallContext, request: Any) -> Any:
+    def resize_pty(self, context: CallContext, request: api.ResizePtyRequest, /) -> Empty:
         """Tell a terminal its size; without one it is fine too."""
         process = self._containers.get(request.id).process(request.exec_id)
         process.require(Act.RESIZE)
@@ -148,64 +158,55 @@ class TaskService:
             process.streams.resize(request.width, request.height)
         return Empty()
 
-    def close_io(self, context: CallContext, request: Any) -> Any:
+    def close_io(self, context: CallContext, request: api.CloseIORequest, /) -> Empty:
         """Let a process see the end of its input."""
         self._containers.get(request.id).process(request.exec_id).close_stdin()
         return Empty()
 
-    def pause(self, context: CallContext, request: Any) -> Any:
+    def pause(self, context: CallContext, request: api.PauseRequest, /) -> Empty:
         """Freeze a container."""
         self._containers.get(request.id).pause()
         return Empty()
 
-    def resume(self, context: CallContext, request: Any) -> Any:
+    def resume(self, context: CallContext, request: api.ResumeRequest, /) -> Empty:
         """Thaw a container."""
         self._containers.get(request.id).resume()
         return Empty()
 
-    def update(self, context: CallContext, request: Any) -> Any:
+    def update(self, context: CallContext, request: api.UpdateTaskRequest, /) -> Empty:
         """Change a container's limits."""
         self._containers.get(request.id).update(request.resources.value)
         return Empty()
 
-    def checkpoint(self, context: CallContext, request: Any) -> Any:
-        """Not supported yet."""
-        self._containers.get(request.id)
-        raise UnimplementedError("checkpoint: not implemented")
+    def checkpoint(self, context: CallContext, request: api.CheckpointTaskRequest, /) -> Empty:
+        """Write a container to a folder; it ends if the options say so."""
+        self._containers.get(request.id).write_checkpoint(request.path, decode_checkpoint_options(request.options))
+        return Empty()
 
-    def pids(self, context: CallContext, request: Any) -> Any:
+    def pids(self, context: CallContext, request: api.PidsRequest, /) -> api.PidsResponse:
         """List a container's processes by their pids on the host."""
-        response = self._message("PidsResponse")
+        response = api.PidsResponse()
         for pid, exec_id in self._containers.get(request.id).processes():
             info = response.processes.add(pid=pid)
             if exec_id:
                 _pack(info.info, ProcessDetails(exec_id=exec_id))
         return response
 
-    def stats(self, context: CallContext, request: Any) -> Any:
+    def stats(self, context: CallContext, request: api.StatsRequest, /) -> api.StatsResponse:
         """Return the numbers of a container's cgroup."""
-        container = self._containers.get(request.id)
-        metrics: dict[str, Any] = container.metrics()
-        is_unified = container.cgroup is not None and container.cgroup.is_unified
-        response = self._message("StatsResponse")
-        module: ModuleType = cgroups_v2_pb2 if is_unified else cgroups_v1_pb2
-        _pack(response.stats, module.Metrics(**metrics))
+        response = api.StatsResponse()
+        self._engine.fill_metrics(self._containers.get(request.id), response.stats)
         return response
 
-    def connect(self, context: CallContext, request: Any) -> Any:
+    def connect(self, context: CallContext, request: api.ConnectRequest, /) -> api.ConnectResponse:
         """Say who serves the container."""
         container = self._containers.find(request.id)
-        return self._message(
-            "ConnectResponse", shim_pid=os.getpid(), task_pid=container.init.pid if container is not None else 0
-        )
+        return api.ConnectResponse(shim_pid=os.getpid(), task_pid=container.init.pid if container is not None else 0)
 
-    def shutdown(self, context: CallContext, request: Any) -> Any:
+    def shutdown(self, context: CallContext, request: api.ShutdownRequest, /) -> Empty:
         """End the shim if it has no containers left; else do nothing."""
         self._engine.shutdown_if_empty()
         return Empty()
-
-    def _message(self, name: str, **values: Any) -> Any:
-        return getattr(self._api, name)(**values)
 
 
 class Engine:
@@ -215,17 +216,36 @@ class Engine:
         self._daemon = daemon
         self.containers = Containers()
         lifecycle = Lifecycle(daemon.reaper, TaskEvents(daemon.publisher), daemon.pool.submit)
-        self._surroundings = Surroundings(daemon.loop, lifecycle, daemon.logger)
+        self._surroundings = Surroundings(daemon.loop, lifecycle, daemon.logger, daemon.reaper)
 
     def services(self) -> list[Service]:
-        """Return task v2 and v3, which one daemon serves side by side."""
-        return [
-            Service.from_descriptor(api.DESCRIPTOR.services_by_name["Task"], TaskService(self, api), inline=INLINE)
-            for api in (task_v2_pb2, task_v3_pb2)
-        ]
+        """Return task v2 and v3, which one daemon serves side by side, and the sandbox service."""
+        return [*task_services(RuncTask(self)), sandbox_service(PodSandboxes(self))]
+
+    @property
+    def namespace(self) -> str:
+        """containerd's namespace."""
+        return self._daemon.flags.namespace
+
+    def fill_metrics(self, container: Container, data: Any) -> None:
+        """Put the numbers of a container's cgroup into an Any.
+
+        Raises:
+            NotFoundError: The cgroup was not found when the container was made.
+        """
+        metrics: dict[str, Any] = container.metrics()
+        is_unified = container.cgroup is not None and container.cgroup.is_unified
+        module: ModuleType = cgroups_v2_pb2 if is_unified else cgroups_v1_pb2
+        _pack(data, module.Metrics(**metrics))
 
     def create(
-        self, container_id: str, path: str, mounts: list[Mount], stdio: Stdio, options: RuncOptions, checkpoint: str
+        self,
+        container_id: str,
+        path: str,
+        mounts: list[Mount],
+        stdio: Stdio,
+        options: RuncOptions,
+        checkpoint: Checkpoint,
     ) -> Container:
         """Make a container from its bundle.
 
@@ -234,27 +254,40 @@ class Engine:
         """
         if not container_id:
             raise InvalidArgumentError("container id cannot be empty: invalid argument")
-        if checkpoint:
-            raise UnimplementedError("create from a checkpoint: not implemented")
         with self.containers.reserve(container_id):
             bundle = Bundle(path)
             bundle.read_spec()
             bundle.write_options(options.to_json(), options.binary_name)
-            runc = Runc(
-                self._daemon.reaper,
-                container_id,
-                path,
-                self._daemon.flags.namespace,
-                options.binary_name or DEFAULT_BINARY,
-                options.root or DEFAULT_ROOT,
-                options.systemd_cgroup,
-                options.no_pivot_root,
-                options.no_new_keyring,
-            )
+            runc = self.runtime(container_id, path, options)
             owner = StdioOwner(options.io_uid, options.io_gid)
-            container = Container(self._surroundings, bundle, runc, stdio, owner)
+            container = Container(self._surroundings, bundle, runc, stdio, owner, checkpoint)
             container.create(mounts, lambda: self.containers.add(container))
             return container
+
+    def runtime(self, container_id: str, path: str, options: RuncOptions) -> Runc:
+        """Return the OCI runtime of a container that is made from the bundle `path`: what to override for another."""
+        return Runc(
+            self._daemon.reaper,
+            container_id,
+            path,
+            self._daemon.flags.namespace,
+            options.binary_name or DEFAULT_BINARY,
+            options.root or DEFAULT_ROOT,
+            options.systemd_cgroup,
+            options.no_pivot_root,
+            options.no_new_keyring,
+            options.criu_work_path,
+        )
+
+    def describe(self) -> Iterator[str]:
+        """Yield a line for each process of each container: its state, its pid, how it ended."""
+        for container in self.containers.all():
+            for process in (container.init, *container.execs()):
+                name = container.id if process.is_init else f"{container.id} exec {process.id}"
+                busy = ", an operation is under way" if process.is_busy else ""
+                exit_ = process.exit
+                ended = "" if exit_ is None else f", exit status {exit_.status}"
+                yield f"container {name}: {process.state.value}, pid {process.pid}{ended}{busy}"
 
     def shutdown_if_empty(self) -> None:
         """End the daemon unless it has containers, or one is being made."""

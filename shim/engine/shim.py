@@ -18,26 +18,38 @@ from shim.host import process
 from shim.runtime.shim import Deleted, Shim
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from google.protobuf.any_pb2 import Any
 
     from shim.api.types_pb2 import RuntimeInfo
+    from shim.engine.service import Engine
     from shim.runtime.flags import Flags
     from shim.runtime.serve import Daemon
+    from shim.runtime.start import StartOpts
     from shim.ttrpc.service import Service
 
 # containerd gives the whole clean-up five seconds.
 _CREATE_END_S: Final = 2.0
 _KILL_END_S: Final = 0.5
+# The folder below containerd's state in which bundles of sandboxes are.
+SANDBOX_CONTROLLER: Final = "io.containerd.sandbox.controller.v1.shim"
 
 
 class RuncShim(Shim):
     """Runs containers on runc, crun or any OCI runtime with runc's command line."""
 
-    def group(self, flags: Flags) -> str:
-        """Return the pod of the container, by the annotations that Go's shim groups by, or its own id."""
-        return Bundle(os.getcwd()).group(flags.id)
+    _engine: Engine | None = None
+
+    def group(self, opts: StartOpts) -> str:
+        """Return the pod of the container, by the annotations that Go's shim groups by, or its own id.
+
+        A sandbox that containerd leaves to the shim has no spec yet, and is its pod itself.
+        """
+        bundle = Bundle(opts.bundle)
+        if SANDBOX_CONTROLLER in opts.bundle.split("/") and not os.path.exists(bundle.file("config.json")):
+            return opts.id
+        return bundle.group(opts.id)
 
     def shim_cgroup(self, options: object) -> str:
         """Return the `shim_cgroup` of the runtime options; options of another type have none."""
@@ -54,16 +66,26 @@ class RuncShim(Shim):
         """Import the engine and all it uses."""
         from shim.engine import service  # noqa: F401
 
-    def services(self, daemon: Daemon) -> Sequence[Service]:
-        """Return task v2 and v3."""
+    def make_engine(self, daemon: Daemon) -> Engine:
+        """Return what makes containers: what to override for another engine than runc."""
         from shim.engine.service import Engine
 
-        return Engine(daemon).services()
+        return Engine(daemon)
 
-    def delete(self, flags: Flags) -> Deleted:
+    def services(self, daemon: Daemon) -> Sequence[Service]:
+        """Return task v2 and v3."""
+        self._engine = self.make_engine(daemon)
+        return self._engine.services()
+
+    def describe(self) -> Iterable[str]:
+        """Yield the state of every container and exec."""
+        return () if self._engine is None else self._engine.describe()
+
+    def delete_shim(self) -> Deleted:
         """Kill and remove a container that its daemon has left behind; warnings go to stderr, nothing is fatal."""
         from shim.host import mount
 
+        flags = self.flags
         # As Go's shim: the bundle next to the working directory, which is the container's own as a rule.
         bundle = Bundle(os.path.join(os.path.dirname(os.getcwd()), flags.id))
         try:

@@ -104,6 +104,7 @@ def spawn(
     stderr: int | None = None,
     pass_fds: Mapping[int, int] | None = None,
     new_group: bool = False,
+    new_session: bool = False,
     blocked: Collection[int] = (),
 ) -> int:
     """Start `file` and return its pid; somebody must reap it.
@@ -126,6 +127,8 @@ def spawn(
     call = partial(
         os.posix_spawn, file, list(argv), dict(env), file_actions=actions, setsigmask=blocked, setsigdef=_DEFAULTS
     )
+    if new_session:
+        return call(setsid=True)
     return call(setpgroup=0) if new_group else call()
 
 
@@ -142,6 +145,42 @@ def find_by_arguments(*words: str) -> list[int]:
             except OSError:
                 continue  # it has just ended
     return found
+
+
+def find_descendants(pid: int) -> dict[int, int]:
+    """Return the children of a process, theirs, and so on: the times they were started at, by pid."""
+    parents: dict[int, tuple[int, int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            fields = _read_stat(int(name))
+            if fields is not None:
+                parents[int(name)] = fields
+    found: dict[int, int] = {}
+    above = {pid}
+    while above:
+        above = {each for each, (parent, _) in parents.items() if parent in above and each not in found}
+        found.update({each: parents[each][1] for each in above})
+    return found
+
+
+def send_signal(pid: int, started_at: int, signum: int) -> None:
+    """Send a signal to the process that was started then, not to another that has got its pid since."""
+    fields = _read_stat(pid)
+    if fields is not None and fields[1] == started_at:
+        try:
+            os.kill(pid, signum)
+        except OSError:
+            return  # it has gone, or become another user's
+
+
+def _read_stat(pid: int) -> tuple[int, int] | None:
+    """Return a process's parent and the time it was started at, or None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            fields = stat.read().rpartition(b")")[2].split()
+        return int(fields[1]), int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def set_command_line(argv: Sequence[str]) -> None:
@@ -166,8 +205,11 @@ def raise_oom_score(by: int = 1) -> None:
     """Make this process, and who it forks, a likelier victim than the one that ran it (containerd).
 
     Raises:
-        OSError: The score cannot be read or written; refused writes of an unprivileged process are ignored.
+        OSError: The score cannot be read or written; refused writes of an unprivileged process are ignored, and so is
+            all of it on a system without scores.
     """
+    if sys.platform != "linux":
+        return
     with open(f"/proc/{invoker_pid()}/oom_score_adj") as parent:
         score = int(parent.read())
     with open("/proc/self/oom_score_adj", "w") as own:

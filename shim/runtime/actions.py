@@ -13,9 +13,9 @@ from shim.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from shim.runtime.address import Bound
-    from shim.runtime.bootstrap import Bootstrap
     from shim.runtime.flags import Flags
     from shim.runtime.shim import Shim
+    from shim.runtime.start import Planned, StartOpts
 
 
 def act(shim: Shim, flags: Flags) -> None:
@@ -77,64 +77,76 @@ def _ignore_stop_signals() -> None:
 
 
 def _start(shim: Shim, flags: Flags) -> bytes:
-    from shim.runtime import address, bootstrap, legacy
+    from shim.runtime import bootstrap, legacy
+    from shim.runtime.start import StartOpts
 
     told = bootstrap.read_bootstrap(_read_in(), flags.namespace, flags.id)
     if not flags.id:
         raise InvalidArgumentError("shim id cannot be empty")
-    group = shim.group(flags)
-    path = address.socket_path(flags.address, flags.namespace, group, told.socket_dir)
-    bound = address.bind(path)
-    text = "unix://" + path
+    opts = StartOpts(
+        id=flags.id,
+        namespace=flags.namespace,
+        address=flags.address,
+        publish_binary=flags.publish_binary,
+        ttrpc_address=os.environ.get("TTRPC_ADDRESS", ""),
+        debug=flags.debug or told.is_debug,
+        bundle=os.getcwd(),
+        options=told.options,
+        socket_dir=told.socket_dir,
+        containerd_version=told.containerd_version,
+    )
     try:
+        text = shim.start_shim(opts)
+        answer = bootstrap.write_answer(text, told, os.environ.get(bootstrap.JSON_VARIABLE, ""))
         if told.is_legacy:
-            legacy.write_address_file(os.getcwd(), text)
-        if bound is not None:
-            _spawn(shim, flags, told, bound)  # last: what fails after it would leave a daemon that nobody knows
+            legacy.write_address_file(opts.bundle, text)
+        if opts.planned is not None:
+            _spawn(shim, opts, opts.planned)  # last: what fails after it would leave a daemon that nobody knows
     except BaseException:
-        if bound is not None:
-            bound.remove()
+        if opts.planned is not None:
+            opts.planned.bound.remove()
         raise
-    return bootstrap.write_answer(text, told)
+    return answer
 
 
-def _spawn(shim: Shim, flags: Flags, told: Bootstrap, bound: Bound) -> None:
+def _spawn(shim: Shim, opts: StartOpts, planned: Planned) -> None:
     """Leave a daemon behind.  What it shall inherit is set on this process first, so that it never runs without."""
     from shim.host import cgroup, process
     from shim.runtime import daemon
 
-    if told.is_debug and not flags.debug:
-        flags = flags.with_debug()
+    bound = planned.bound
+    if opts.debug and not shim.flags.debug:
+        shim.flags = shim.flags.with_debug()
+    os.environ.update(planned.environment)
     if os.environ.get("SCHED_CORE"):
         from shim.host import libc
 
         libc.sched_core_create()
-    path = shim.shim_cgroup(told.options)
+    path = shim.shim_cgroup(opts.options)
     if path:
         cgroup.join(path, os.getpid())
     process.raise_oom_score()
     if not daemon.should_fork():
-        daemon.reexec(flags, bound)
+        daemon.reexec(shim.flags, bound)
         return
     folder = process.unpacked_folder()
     if folder:
         daemon.load_extensions()
         daemon.sweep_unpacked_folders(folder)
-    daemon.fork(flags, bound, lambda: _be_daemon(shim, flags, bound))
+    daemon.fork(shim.flags, bound, lambda: _be_daemon(shim, bound))
 
 
-def _be_daemon(shim: Shim, flags: Flags, bound: Bound, *, is_alone: bool = False) -> None:
+def _be_daemon(shim: Shim, bound: Bound, *, is_alone: bool = False) -> None:
     """Serve; `is_alone` says that the unpacked folder and the bootloader belong to this process, not to a `start`."""
     from shim.runtime import daemon
 
     daemon.send_errors_to_log()
     try:
         shim.preload()
-        from shim.runtime.serve import Daemon
-
+        serve = shim.daemon_runner()
         if is_alone:
             daemon.disown_unpacked_folder()
-        Daemon(flags, shim.runtime_id, bound).serve(shim)
+        serve(shim, bound)
     finally:
         bound.remove()
 
@@ -146,8 +158,9 @@ def _delete(shim: Shim, flags: Flags) -> bytes:
 
     if not flags.id:
         raise InvalidArgumentError("shim id cannot be empty")
-    deleted = shim.delete(flags)
-    return bootstrap.write_deleted(deleted.pid, deleted.exit_status, time.time_ns())
+    deleted = shim.delete_shim()
+    exited_at_ns = time.time_ns() if deleted.exited_at is None else int(deleted.exited_at * 1e9)
+    return bootstrap.write_deleted(deleted.pid, deleted.exit_status, exited_at_ns)
 
 
 def _serve(shim: Shim, flags: Flags) -> None:
@@ -160,4 +173,4 @@ def _serve(shim: Shim, flags: Flags) -> None:
             raise InvalidArgumentError(f"socket {path} is served by another shim")
     else:
         bound = address.adopt(daemon.LISTEN_FD)
-    _be_daemon(shim, flags, bound, is_alone=not flags.socket)
+    _be_daemon(shim, bound, is_alone=not flags.socket)

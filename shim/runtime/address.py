@@ -31,6 +31,11 @@ def socket_path(containerd_address: str, namespace: str, group: str, folder: str
     return os.path.join(folder or SOCKET_DIR, name)
 
 
+def socket_address(containerd_address: str, namespace: str, group: str, folder: str = "") -> str:
+    """Return the address of a group's shim, as `start` prints it; `folder` is where containerd wants sockets."""
+    return "unix://" + socket_path(containerd_address, namespace, group, folder)
+
+
 class Bound(NamedTuple):
     """A listening socket and the identity of its file, by which it is removed again."""
 

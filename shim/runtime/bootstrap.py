@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from shim.errors import InvalidArgumentError
 from shim.ttrpc.wire import bytes_field, number_field
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 # containerd caps what it reads back; a start that is sent more than this is not containerd's.
 MAX_INPUT: Final = 10 << 20
 DEBUG_LEVEL: Final = -4
+# In containerd 2.0 to 2.2 the operator's way to say it is `env` of the plugin io.containerd.shim.v1.manager.
+JSON_VARIABLE: Final = "CONTAINERD_SHIM_JSON"
 
 
 class Bootstrap(NamedTuple):
@@ -68,10 +71,26 @@ def write_deleted(pid: int, exit_status: int, exited_at_ns: int) -> bytes:
     return number_field(b"\x08", pid) + number_field(b"\x10", exit_status) + bytes_field(b"\x1a", exited_at)
 
 
-def write_answer(address: str, bootstrap: Bootstrap) -> bytes:
-    """Return what `start` prints for the address of its daemon."""
+def write_answer(address: str, bootstrap: Bootstrap, json_version: str = "") -> bytes:
+    """Return what `start` prints for the address of its daemon.
+
+    `json_version` is what an operator of containerd 2.0 to 2.2 may ask for: JSON that names version 2 or 3 of the task
+    service, where the plain address means 2.  containerd 1.7 takes it for 2, containerd 1.6 not at all.
+
+    Raises:
+        InvalidArgumentError: `json_version` is neither '' nor 2 nor 3.
+    """
+    if json_version not in ("", "2", "3"):
+        raise InvalidArgumentError(f"{JSON_VARIABLE} must be 2 or 3, is {json_version!r}")
     if bootstrap.is_legacy:
-        return address.encode("utf-8", "surrogateescape")
+        text = address if not json_version else _json_answer(address, json_version)
+        return text.encode("utf-8", "surrogateescape")
     from shim.api.bootstrap_pb2 import BootstrapResult
 
     return BootstrapResult(version=3, address=address, protocol="ttrpc").SerializeToString()
+
+
+def _json_answer(address: str, version: str) -> str:
+    from json import dumps
+
+    return f'{{"version":{version},"address":{dumps(address, ensure_ascii=False)},"protocol":"ttrpc"}}'

@@ -10,6 +10,9 @@ import os
 import time
 from typing import Final
 
+from shim.runtime import tracing
+
+LEVELS: Final = ("debug", "info", "warning", "error")
 _PLAIN: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._/@^+")
 _ESCAPES: Final = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -36,15 +39,19 @@ def format_time(when_ns: int) -> str:
 
 
 class Logger:
-    """Writes records to a descriptor; `fd` below 0 drops them all."""
+    """Writes records to a descriptor; `fd` below 0 drops them all.
 
-    def __init__(self, fd: int = -1, *, is_debug: bool = False, **fields: object) -> None:
+    `level` is the least of `LEVELS` that is written; `is_debug` means all of them.  `fields` stand in every record.
+    Every method is safe from any thread, and none of them blocks.
+    """
+
+    def __init__(self, fd: int = -1, *, is_debug: bool = False, level: str = "info", **fields: object) -> None:
         self.fd = fd
-        self.is_debug = is_debug
+        self._least = 0 if is_debug else LEVELS.index(level)
         self._fields = "".join(f" {name}={format_value(value)}" for name, value in fields.items())
 
     @classmethod
-    def open(cls, path: str, *, is_debug: bool, **fields: object) -> Logger:
+    def open(cls, path: str, *, is_debug: bool, level: str = "info", **fields: object) -> Logger:
         """Log to a fifo or file; one that cannot be opened drops all records.
 
         A fifo is opened for reading too: so the open never waits, and what is written while containerd restarts is
@@ -54,24 +61,33 @@ class Logger:
             fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             fd = -1
-        return cls(fd, is_debug=is_debug, **fields)
+        return cls(fd, is_debug=is_debug, level=level, **fields)
+
+    @property
+    def level(self) -> str:
+        """The least level that is written."""
+        return LEVELS[self._least]
+
+    @property
+    def is_debug(self) -> bool:
+        """True when debug records are written."""
+        return not self._least
 
     def debug(self, message: str, **fields: object) -> None:
         """Write a record that only `-debug` shows."""
-        if self.is_debug:
-            self._write("debug", message, fields)
+        self._write(0, message, fields)
 
     def info(self, message: str, **fields: object) -> None:
         """Write a record."""
-        self._write("info", message, fields)
+        self._write(1, message, fields)
 
     def warning(self, message: str, **fields: object) -> None:
         """Write a record about something that went on regardless."""
-        self._write("warning", message, fields)
+        self._write(2, message, fields)
 
     def error(self, message: str, **fields: object) -> None:
         """Write a record about something that failed."""
-        self._write("error", message, fields)
+        self._write(3, message, fields)
 
     def fault(self, message: str, error: BaseException) -> None:
         """Write a record about an exception that nobody expected, with the places it came through."""
@@ -81,7 +97,7 @@ class Logger:
             code = step.tb_frame.f_code
             trace.append(f"{os.path.basename(code.co_filename)}:{step.tb_lineno} {code.co_name}")
             step = step.tb_next
-        self._write("error", message, {"error": f"{type(error).__name__}: {error}", "trace": " > ".join(trace)})
+        self._write(3, message, {"error": f"{type(error).__name__}: {error}", "trace": " > ".join(trace)})
 
     def raw(self, text: str) -> None:
         """Write text as it is."""
@@ -91,7 +107,12 @@ class Logger:
             except OSError:
                 return  # full, or nobody reads
 
-    def _write(self, level: str, message: str, fields: dict[str, object]) -> None:
+    def _write(self, level: int, message: str, fields: dict[str, object]) -> None:
+        if level < self._least:
+            return
         extra = "".join(f" {name}={format_value(value)}" for name, value in fields.items() if value is not None)
+        trace = tracing.current_trace()
+        if trace is not None:
+            extra += f" traceid={trace.trace_id} spanid={trace.span_id}"
         when = format_time(time.time_ns())
-        self.raw(f'time="{when}" level={level} msg={format_value(message)}{extra}{self._fields}\n')
+        self.raw(f'time="{when}" level={LEVELS[level]} msg={format_value(message)}{extra}{self._fields}\n')

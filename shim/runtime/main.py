@@ -20,15 +20,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from shim.runtime.config import Config
+    from shim.runtime.flags import Flags
     from shim.runtime.shim import Shim
 
 
-def run(runtime_id: str, shim: Callable[[str], Shim], arguments: list[str] | None = None) -> NoReturn:
+def run(
+    runtime_id: str,
+    shim: Callable[[str, Flags, Config], Shim],
+    config: Config | None = None,
+    arguments: list[str] | None = None,
+) -> NoReturn:
     """Be the shim `runtime_id` (such as `io.containerd.pyrunc.v1`) and end the process with containerd's exit codes.
 
-    `shim` is a subclass of `Shim`, or a function that takes the runtime id and returns one, so that importing it can
-    wait until it is needed.  Exit codes: 0 success, 1 the action failed (one line on stderr says why), 2 the command
-    line is wrong.
+    `shim` is a subclass of `Shim`, or a function with the arguments of its constructor that returns one, so that
+    importing it can wait until it is needed.  `arguments` are those of the command line.  Exit codes: 0 success, 1 the
+    action failed (one line on stderr says why), 2 the command line is wrong.
     """
     gc.disable()  # nothing of a short process, nor of a daemon's imports, is garbage; the daemon enables it
     words = sys.argv[1:] if arguments is None else arguments
@@ -46,10 +53,11 @@ def run(runtime_id: str, shim: Callable[[str], Shim], arguments: list[str] | Non
     from shim.errors import ShimError
     from shim.host import process
     from shim.runtime import actions
+    from shim.runtime.config import Config
 
     code = 0
     try:
-        actions.act(shim(runtime_id), flags)
+        actions.act(shim(runtime_id, flags, config or Config()), flags)
     except (ShimError, OSError) as error:
         sys.stderr.write(f"{runtime_id}: {_one_line(error)}")
         code = 1

@@ -2,9 +2,9 @@
 
 Rule: one event is under way at a time and the next one waits for its answer, so nothing is reordered.  An event that
 containerd refuses is dropped (it would be refused again); one that does not get through is tried again, on a new
-connection. When the queue is full, exits stay and the oldest of the others go.  All of it runs on the loop; only
-`publish` is for any thread. Spec: containerd api/services/ttrpc/events; back-off and limits are wider than Go's,
-which loses events after 15 s.
+connection.  Exits have a queue of their own, so that a full queue of the others, whose oldest goes then, costs no exit.
+All of it runs on the loop; only `publish` is for any thread.
+Spec: containerd api/services/ttrpc/events; back-off and limits are wider than Go's, which loses events after 15 s.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shim.api.events_service_pb2 import ForwardRequest
+from shim.runtime.topics import TASK_EXIT
 from shim.ttrpc._client_connection import ClientConnection
 from shim.ttrpc._envelope import encode_head
 from shim.ttrpc._events import FaultReceived, ResponseReceived
 from shim.ttrpc.address import parse_address
-from shim.ttrpc.loop import READABLE, WRITABLE, Loop, Timer
+from shim.ttrpc.loop import READABLE, WRITABLE, EventLoop, Timer
 from shim.ttrpc.status import Code, LocalProtocolError, RpcError
 
 if TYPE_CHECKING:
@@ -30,28 +31,36 @@ if TYPE_CHECKING:
 
 SERVICE: Final = "containerd.services.events.ttrpc.v1.Events"
 _FORWARD: Final = encode_head(SERVICE, "Forward")
-EXIT_TOPIC: Final = "/tasks/exit"
 _ATTEMPT_S: Final = 5.0
 _BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-_MAX_QUEUE: Final = 4096
+_MAX_EXITS: Final = 1 << 16  # some 20 MB: a node has no more processes than that
+_MAX_OTHERS: Final = 4096
 # Answers that another attempt cannot change.
 _REFUSALS: Final = frozenset({Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.PERMISSION_DENIED, Code.INTERNAL})
 
 
 class _Queued(NamedTuple):
+    number: int
     topic: str
     payload: bytes
 
 
-class Publisher:
-    """Forwards events to the containerd at `address`; without an address it drops them."""
+class RemotePublisher:
+    """Forwards events to the containerd whose ttrpc socket is `address`; without an address it drops them.
 
-    def __init__(self, loop: Loop, address: str, namespace: str, logger: Logger) -> None:
+    An event whose answer got lost with the connection is sent again, the same to the letter: containerd may have it
+    twice, with one timestamp.  While containerd is away 65536 exits and 4096 other events are kept, the latest of each.
+    """
+
+    def __init__(self, loop: EventLoop, address: str, namespace: str, logger: Logger) -> None:
         self._loop = loop
         self._address = address
         self._namespace = namespace
         self._logger = logger
-        self._queue: deque[_Queued] = deque()
+        self._exits: deque[_Queued] = deque()
+        self._others: deque[_Queued] = deque()
+        self._count = 0
+        self._head: _Queued | None = None  # is being sent, or will be again
         self._sock: socket.socket | None = None
         self._connection = ClientConnection()
         self._out = b""
@@ -63,10 +72,10 @@ class Publisher:
     @property
     def pending(self) -> int:
         """How many events have not been answered yet."""
-        return len(self._queue)
+        return len(self._exits) + len(self._others) + (self._head is not None)
 
     def publish(self, topic: str, event: Message) -> None:
-        """Queue an event; returns at once, from any thread."""
+        """Queue an event, a message of `shim.api`, under one of `shim.topics`; returns at once, from any thread."""
         if not self._address:
             return
         request = ForwardRequest()
@@ -77,14 +86,14 @@ class Publisher:
         envelope.topic = topic
         envelope.event.type_url = event.DESCRIPTOR.full_name  # bare, as containerd's filters compare it
         envelope.event.value = event.SerializeToString()
-        queued = _Queued(topic, request.SerializeToString())
-        self._loop.call_soon(lambda: self._enqueue(queued))
+        payload = request.SerializeToString()
+        self._loop.call_soon(lambda: self._enqueue(topic, payload))
 
     def flush(self, timeout_s: float, on_idle: Callable[[], None]) -> None:
         """Call `on_idle()` once the queue is empty, or after `timeout_s` seconds; runs on the loop."""
         self._on_idle = on_idle
         self._loop.call_later(timeout_s, self._idle)
-        if not self._queue:
+        if not self.pending:
             self._idle()
 
     def close(self) -> None:
@@ -96,28 +105,28 @@ class Publisher:
     def _idle(self) -> None:
         done, self._on_idle = self._on_idle, None
         if done is not None:
-            if self._queue:
-                self._logger.warning("events were not delivered before the shim ended", count=len(self._queue))
+            if self.pending:
+                self._logger.warning("events were not delivered before the shim ended", count=self.pending)
             done()
 
-    def _enqueue(self, queued: _Queued) -> None:
-        self._queue.append(queued)
-        if len(self._queue) > _MAX_QUEUE:
-            self._shed()
+    def _enqueue(self, topic: str, payload: bytes) -> None:
+        queue, most = (self._exits, _MAX_EXITS) if topic == TASK_EXIT else (self._others, _MAX_OTHERS)
+        if len(queue) == most:
+            self._logger.error("event queue is full, dropping an event", topic=queue.popleft().topic)
+        self._count += 1
+        queue.append(_Queued(self._count, topic, payload))
         if self._current is None and self._timer is None:
             self._send_head()
 
-    def _shed(self) -> None:
-        """Drop the oldest event that is no exit and not under way."""
-        for index, queued in enumerate(self._queue):
-            if index and queued.topic != EXIT_TOPIC:
-                del self._queue[index]
-                self._logger.error("event queue is full, dropping an event", topic=queued.topic)
-                return
+    def _next(self) -> _Queued | None:
+        """Take the oldest event off the queues."""
+        queues = [queue for queue in (self._exits, self._others) if queue]
+        return min(queues, key=lambda queue: queue[0].number).popleft() if queues else None
 
     def _send_head(self) -> None:
         self._timer = None
-        if not self._queue:
+        self._head = self._head or self._next()
+        if self._head is None:
             if self._on_idle is not None:
                 self._idle()
             return
@@ -126,7 +135,7 @@ class Publisher:
                 self._connect()
             stream_id, frame = self._connection.send_request(
                 _FORWARD,
-                self._queue[0].payload,
+                self._head.payload,
                 timeout_ns=int(_ATTEMPT_S * 1e9),
                 metadata=(("containerd-namespace-ttrpc", self._namespace),),
             )
@@ -202,12 +211,13 @@ class Publisher:
             self._failed(message)
             return
         if code != Code.OK:
-            self._logger.error("containerd refused an event", topic=self._queue[0].topic, error=message)
+            topic = self._head.topic if self._head is not None else ""
+            self._logger.error("containerd refused an event", topic=topic, error=message)
         self._current = None
         self._failures = 0
         if self._timer is not None:
             self._timer.cancel()
-        self._queue.popleft()
+        self._head = None
         self._send_head()
 
     def _lost(self) -> None:
@@ -226,5 +236,5 @@ class Publisher:
         delay = 0.0 if self._failures == 0 else _BACKOFF_S[min(self._failures - 1, len(_BACKOFF_S) - 1)]
         self._failures += 1
         if self._failures == 2:
-            self._logger.warning("cannot publish events, trying again", error=reason, pending=len(self._queue))
+            self._logger.warning("cannot publish events, trying again", error=reason, pending=self.pending)
         self._timer = self._loop.call_later(delay, self._send_head)

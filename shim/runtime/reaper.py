@@ -2,19 +2,19 @@
 
 Rule: the only place that waits for children.  A spawn registers its pid under the lock that the reap loop takes, so
 no exit can slip between.  Exits of processes that nobody spawned (containers' own, adopted as subreaper) go to the
-open windows and to the one listener; what nobody knows is consumed in silence.
+open windows and to the one listener; what nobody knows is consumed in silence.  The monitor hears of all of them.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from shim.host import process
+from shim.runtime import tracing
 
 
 class Exit(NamedTuple):
@@ -25,21 +25,44 @@ class Exit(NamedTuple):
     at: float
 
 
+_CHILDREN: Final = threading.Lock()
+"""Guards every child's exit and who is to be told of it; never held for long."""
+
+
 class Child:
     """A process that this shim spawned; its exit arrives from the reaper."""
 
-    __slots__ = ("_done", "_exit", "pid")
+    __slots__ = ("_callbacks", "_done", "_exit", "_reaper", "pid")
 
-    def __init__(self) -> None:
+    def __init__(self, reaper: Reaper | None = None) -> None:
         self.pid = 0
+        self._callbacks: list[Callable[[Exit], object]] = []
+        self._reaper = reaper
         self._exit: Exit | None = None
         self._done = threading.Lock()
         self._done.acquire()
 
     def finish(self, exit_: Exit) -> None:
         """Wake whoever waits; the reaper calls it, once."""
-        self._exit = exit_
+        with _CHILDREN:
+            self._exit = exit_
+            callbacks, self._callbacks = self._callbacks, []
         self._done.release()
+        for callback in callbacks:
+            callback(exit_)
+
+    def on_exit(self, callback: Callable[[Exit], object]) -> None:
+        """Call `callback(exit)` when it has ended: now if it has, else on the event loop, which it must not block."""
+        with _CHILDREN:
+            if self._exit is None:
+                self._callbacks.append(callback)
+                return
+        callback(self._exit)
+
+    def kill(self, signum: int) -> None:
+        """Send a signal, if the process has not ended."""
+        if self._reaper is not None:
+            self._reaper.kill(self, signum)
 
     def wait(self, timeout_s: float | None = None) -> Exit | None:
         """Return the exit, or None when `timeout_s` passed first."""
@@ -63,13 +86,14 @@ class Window:
 
 
 class Reaper:
-    """Collects exits on SIGCHLD.  `listener` hears those of processes that were not spawned here.
+    """Collects exits on SIGCHLD.  `listener` hears those of processes that were not spawned here, `on_exit` all.
 
     `spawn` and `open_window` are safe from any thread; `reap` belongs to the loop that gets the signal.
     """
 
     def __init__(self, listener: Callable[[Exit], None] = lambda _exit: None) -> None:
         self.listener = listener
+        self.on_exit: Callable[[Exit], None] | None = None
         self._lock = threading.Lock()
         self._children: dict[int, Child] = {}
         self._windows: set[Window] = set()
@@ -83,21 +107,35 @@ class Reaper:
         stdout: int | None = None,
         stderr: int | None = None,
         pass_fds: Mapping[int, int] | None = None,
+        new_session: bool = False,
     ) -> Child:
-        """Start a program found on PATH; descriptors left None are /dev/null.
+        """Start a program found on PATH; descriptors left None are /dev/null, `pass_fds` is as in `process.spawn`.
 
         Raises:
             OSError: It cannot be started; FileNotFoundError when it is not on PATH.
         """
         file = _find(argv[0])
-        child = Child()
-        environment = process.child_env() if env is None else env
+        child = Child(self)
+        environment = {**process.child_env(), **tracing.child_environment()} if env is None else env
         with self._lock:
             child.pid = process.spawn(
-                file, argv, environment, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds
+                file,
+                argv,
+                environment,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                pass_fds=pass_fds,
+                new_session=new_session,
             )
             self._children[child.pid] = child
         return child
+
+    def kill(self, child: Child, signum: int) -> None:
+        """Send a signal to a child that has not been reaped; never to another process that got its pid since."""
+        with self._lock:
+            if self._children.get(child.pid) is child:
+                os.kill(child.pid, signum)
 
     def open_window(self) -> Window:
         """Start collecting all exits; close it in every path."""
@@ -126,6 +164,8 @@ class Reaper:
                 if child is None:
                     for window in self._windows:
                         window.exits[pid] = exit_
+            if self.on_exit is not None:
+                self.on_exit(exit_)
             if child is not None:
                 child.finish(exit_)
             else:
@@ -157,18 +197,25 @@ class ForegroundChild:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.exit: Exit | None = None
+
+    def kill(self, signum: int) -> None:
+        """Send a signal, if the process has not ended."""
+        if self.exit is None:
+            os.kill(self.pid, signum)
 
     def wait(self, timeout_s: float | None = None) -> Exit | None:
-        """Wait for the end, or kill the child when `timeout_s` passed first."""
+        """Return the exit, or None when `timeout_s` passed first."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
+        while self.exit is None:
             pid, status = os.waitpid(self.pid, 0 if deadline is None else os.WNOHANG)
             if pid:
-                return Exit(pid, _code(status), time.time())
-            if deadline is not None and time.monotonic() > deadline:
-                os.kill(self.pid, signal.SIGKILL)
-                deadline = None
-            time.sleep(0.005)
+                self.exit = Exit(pid, _code(status), time.time())
+            elif deadline is not None:
+                if time.monotonic() >= deadline:
+                    return None
+                time.sleep(0.005)
+        return self.exit
 
 
 def _find(name: str) -> str:

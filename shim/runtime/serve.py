@@ -1,7 +1,8 @@
 """The shim daemon: serves ttrpc on a socket that was handed to it, reaps, publishes, and ends in good order.
 
 Rule: everything it imports is imported before it serves; the binary's unpacked files may be gone by then.
-Ends at `request_shutdown` (the Shutdown call with no containers left) or SIGTERM and SIGINT, live containers or not.
+Ends when the shim's `wait_shim` returns (the Shutdown call with no containers left, as a rule), or at SIGTERM and
+SIGINT, live containers or not.
 """
 
 from __future__ import annotations
@@ -10,15 +11,22 @@ import faulthandler
 import gc
 import os
 import signal
-from typing import TYPE_CHECKING, Final
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
 
+from shim import __version__
+from shim.errors import UnsupportedSystemError
 from shim.host import libc
+from shim.runtime import tracing
 from shim.runtime.daemon import HELD_SIGNALS
 from shim.runtime.logger import Logger
-from shim.runtime.publisher import Publisher
+from shim.runtime.monitor import Monitor
+from shim.runtime.publisher import RemotePublisher
 from shim.runtime.reaper import Reaper
+from shim.runtime.shim import Shim
 from shim.ttrpc.context import Credentials
-from shim.ttrpc.loop import Loop
+from shim.ttrpc.loop import EventLoop, Loop
 from shim.ttrpc.loop_server import LoopServer
 from shim.ttrpc.pool import WorkerPool
 
@@ -26,28 +34,35 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shim.runtime.address import Bound
-    from shim.runtime.flags import Flags
-    from shim.runtime.shim import Shim
 
 _GRACE_S: Final = 3.0
 _FLUSH_S: Final = 5.0
 
 
 class Daemon:
-    """What a shim's services may use of the process they live in."""
+    """What a shim may use of the process it lives in; this part is the same for blocking and for asyncio shims.
 
-    def __init__(self, flags: Flags, runtime_id: str, bound: Bound) -> None:
-        self.flags = flags
-        self.runtime_id = runtime_id
-        self.logger = Logger.open("log", is_debug=flags.debug, runtime=runtime_id)
-        self.loop = Loop(on_error=lambda error: self.logger.fault("error in the event loop", error))
+    `publisher` sends events, `monitor` tells of exits, `reaper` spawns processes, `logger` writes to the bundle's log,
+    `loop` waits for descriptors and timers, `pool` runs what blocks.
+    """
+
+    def __init__(self, shim: Shim, bound: Bound, loop: EventLoop, stop: Callable[[], None]) -> None:
+        self.shim = shim
+        self._stop = stop
+        self.flags = shim.flags
+        self.runtime_id = shim.runtime_id
+        level = shim.config.default_log_level
+        self.logger = Logger.open("log", is_debug=self.flags.debug, level=level, runtime=self.runtime_id)
+        self.loop = loop
         self.pool = WorkerPool(on_error=lambda error: self.logger.fault("error in a worker", error))
         self.reaper = Reaper()
+        self.monitor = Monitor(self.reaper)
         address = os.environ.get("TTRPC_ADDRESS", "")
-        self.publisher = Publisher(self.loop, address, flags.namespace, self.logger)
+        self.publisher = RemotePublisher(loop, address, self.flags.namespace, self.logger)
         self.server: LoopServer | None = None
         self._bound = bound
         self._on_shutdown: list[Callable[[], None]] = []
+        shim._daemon = self
 
     def on_shutdown(self, callback: Callable[[], None]) -> None:
         """Call `callback()` on the loop when the daemon ends, after the last answer."""
@@ -62,37 +77,72 @@ class Daemon:
         self._bound.remove()
         self.loop.call_soon(self._shutdown)
 
-    def serve(self, shim: Shim) -> None:
-        """Serve until shutdown."""
-        loop, logger = self.loop, self.logger
-        libc.set_child_subreaper()
+    def dump(self) -> None:
+        """Write into the log where every thread is, what the shim does, and which calls wait for their answer."""
+        logger = self.logger
+        logger.raw("=== BEGIN goroutine stack dump ===\n")
+        if logger.fd >= 0:
+            faulthandler.dump_traceback(file=logger.fd, all_threads=True)
+        for line in self._describe():
+            logger.raw(f"{line}\n")
+        logger.raw("=== END goroutine stack dump ===\n")
+
+    def _describe(self) -> list[str]:
+        now = time.monotonic()
+        calls = self.server.open_calls() if self.server is not None else []
+        lines = [f"events waiting for containerd: {self.publisher.pending}"]
+        lines += [f"open call {call.method}: for {now - call.began:.3f} s, of pid {call.pid}" for call in calls]
+        try:
+            lines += self.shim.describe()
+        except Exception as error:  # the author's, and the rest is worth having
+            lines.append(f"error in describe: {type(error).__name__}: {error}")
+        return lines
+
+    # Steps of a subclass's life.
+
+    def set_up(self, on_signal: Callable[[int, Callable[[], None]], object]) -> None:
+        """Prepare the process: signals, children, faults, Python's logging."""
+        config = self.shim.config
+        if not config.no_sub_reaper:
+            try:
+                libc.set_child_subreaper()
+            except UnsupportedSystemError:
+                self.logger.debug("orphans of containers go to the system's init: there are no subreapers here")
         if self.logger.fd >= 0:
             faulthandler.enable(file=self.logger.fd)
-        loop.on_signal(signal.SIGCHLD, self.reaper.reap)
-        loop.on_signal(signal.SIGTERM, self.request_shutdown)
-        loop.on_signal(signal.SIGINT, self.request_shutdown)
-        loop.on_signal(signal.SIGUSR1, self.dump_stacks)
+        if not config.no_reaper:
+            on_signal(signal.SIGCHLD, self.reaper.reap)
+        on_signal(signal.SIGTERM, self._end)
+        on_signal(signal.SIGINT, self._end)
+        on_signal(signal.SIGUSR1, self.dump)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
-        self.server = LoopServer(
-            shim.services(self),
-            loop,
-            self.pool,
-            on_fault=lambda method, error: logger.fault(f"error in {method}", error),
-            on_refused=self._refused,
-        )
-        self.server.add_listener(self._bound.listener)
+        if "logging" in sys.modules and not config.no_setup_logger:
+            from shim.runtime.log_handler import set_up_logging
+
+            set_up_logging(self.logger)
+
+    def server_arguments(self) -> dict[str, Any]:
+        """Return what every kind of server is made with."""
+        return {
+            "interceptors": [tracing.interceptor()],
+            "on_fault": lambda method, error: self.logger.fault(f"error in {method}", error),
+            "on_refused": self._refused,
+        }
+
+    def listen(self, server: LoopServer) -> None:
+        """Serve: from here on nothing is imported."""
+        self.server = server
+        server.add_listener(self._bound.listener)
         os.chdir("/")  # the bundle that happened to be first goes away before the daemon does
         gc.freeze()  # what is there by now stays: no collection needs to look at it
         gc.enable()
-        logger.debug("serving api on socket", socket=self._bound.path, pid=os.getpid())
-        loop.run()
+        self.logger.debug("daemon of containerd-shim", version=__version__, id=self.flags.id)
+        self.logger.info("serving api on socket", socket=self._bound.path, pid=os.getpid())
 
-    def dump_stacks(self) -> None:
-        """Write where every thread is into the log."""
-        self.logger.raw("=== BEGIN goroutine stack dump ===\n")
-        if self.logger.fd >= 0:
-            faulthandler.dump_traceback(file=self.logger.fd, all_threads=True)
-        self.logger.raw("=== END goroutine stack dump ===\n")
+    def _end(self) -> None:
+        """A signal came: the shim's own `wait_shim` may be waiting for its latch."""
+        self.shim.exit.signal()
+        self.request_shutdown()
 
     def _refused(self, credentials: Credentials | None) -> None:
         peer = credentials or Credentials(0, -1, -1)
@@ -101,13 +151,52 @@ class Daemon:
     def _shutdown(self) -> None:
         server, self.server = self.server, None
         if server is not None:
-            self.logger.debug("shutting down")
+            self.logger.info("shutting down shim instance")
             server.shutdown(_GRACE_S, self._drained)
 
     def _drained(self) -> None:
+        self.logger.info("server stopped, connections closed")
         for callback in self._on_shutdown:
             try:
                 callback()
             except Exception as error:  # the others must still run
                 self.logger.fault("error in shutdown", error)
-        self.publisher.flush(_FLUSH_S, self.loop.stop)
+        self.publisher.flush(_FLUSH_S, self._flushed)
+
+    def _flushed(self) -> None:
+        self.logger.info("publisher stopped")
+        if not self.shim.config.no_reaper:
+            self.reaper.reap()
+            self.logger.info("reaper stopped")
+        self._stop()
+
+
+class LoopDaemon(Daemon):
+    """The daemon of blocking shims, on an epoll loop of its own."""
+
+    def __init__(self, shim: Shim, bound: Bound) -> None:
+        self._loop = Loop(on_error=lambda error: self.logger.fault("error in the event loop", error))
+        super().__init__(shim, bound, self._loop, self._loop.stop)
+
+    def serve(self) -> None:
+        """Serve until shutdown."""
+        shim = self.shim
+        self.set_up(self._loop.on_signal)
+        server = LoopServer(shim.services(self), self._loop, self.pool, **self.server_arguments())
+        self.listen(server)
+        if type(shim).wait_shim is Shim.wait_shim:
+            shim.exit.on_signal(self.request_shutdown)
+        else:
+            self.pool.submit(self._wait)
+        self._loop.run()
+
+    def _wait(self) -> None:
+        try:
+            self.shim.wait_shim()
+        finally:
+            self.request_shutdown()
+
+
+def serve(shim: Shim, bound: Bound) -> None:
+    """Be the daemon of a blocking shim."""
+    LoopDaemon(shim, bound).serve()

@@ -10,7 +10,7 @@ import os
 import sys
 
 from shim.testing.runc_program import Program, RuncError, environment_of
-from shim.testing.runc_state import is_alive, wait
+from shim.testing.runc_state import Container, is_alive, wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,10 +148,15 @@ def delete(program: Program) -> None:
     status = container.status
     if status not in ("stopped", "created") and not is_forced:
         raise RuncError(f"cannot delete container {program.call.id} that is not stopped: {status}")
-    if status != "stopped":
-        init = container.init
+    _destroy(container, program.here)
+
+
+def _destroy(container: Container, here: str) -> None:
+    """Kill the init if it lives, and forget the container."""
+    init = container.init
+    if is_alive(init):
         send(int(init.split()[0]), 9)
-        wait(lambda: not is_alive(init), program.here)
+        wait(lambda: not is_alive(init), here)
     for name in os.listdir(container.path):
         os.unlink(os.path.join(container.path, name))
     os.rmdir(container.path)
@@ -222,15 +227,14 @@ def checkpoint(program: Program) -> None:
     with open(os.path.join(image, "inventory.img"), "w") as file:
         file.write(program.call.id)
     if "--leave-running" not in program.call.options:
-        for pid in container.processes():
-            send(pid, 9)
+        _destroy(container, program.here)
 
 
 def restore(program: Program) -> None:
     """`runc restore --detach`."""
     image = program.call.option("--image-path")
     if not os.path.exists(os.path.join(image, "inventory.img")):
-        raise RuncError(f"criu failed: no checkpoint in {image}")
+        raise RuncError(f"no checkpoint in {image}")
     create(program)
 
 

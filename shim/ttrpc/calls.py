@@ -7,8 +7,9 @@ the loop and a handler's thread share: the inbox, and what is written.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, Protocol
+from typing import Any, Generic, NamedTuple, Protocol
 
 from shim.ttrpc._inbox import Inbox
 from shim.ttrpc.context import CallContext, Deferred
@@ -20,6 +21,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from shim.ttrpc.loop import Timer
     from shim.ttrpc.peer import Peer
+
+
+class OpenCall(NamedTuple):
+    """A call that has no answer yet: `service/Method`, since when (`time.monotonic()`), and of which process."""
+
+    method: str
+    began: float
+    pid: int
 
 
 class Waker(Protocol):
@@ -94,6 +103,7 @@ class Call:
         self.stream_id = stream_id
         self.endpoint = endpoint
         self.context = context
+        self.began = time.monotonic()
         self._payload = payload
         self.inbox = _NO_INBOX if not endpoint.kind else Inbox()
 

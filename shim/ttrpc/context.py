@@ -144,6 +144,11 @@ class Deferred:
                 return
         callback(self)
 
+    @property
+    def error(self) -> BaseException | None:
+        """What the call failed with, or None; only once done."""
+        return self._error
+
     def result(self) -> Message | None:
         """Return the response, or raise what the call failed with; only once done."""
         if self._error is not None:

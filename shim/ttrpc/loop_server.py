@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from shim.ttrpc.address import SocketFile, listen, remove_socket_file, socket_file
-from shim.ttrpc.calls import Call, ServerStream
+from shim.ttrpc.calls import Call, OpenCall, ServerStream
 from shim.ttrpc.context import Credentials
 from shim.ttrpc.loop import READABLE, EventLoop
 from shim.ttrpc.peer import Peer
@@ -99,6 +99,10 @@ class LoopServer:
     def connections(self) -> int:
         """How many peers are connected."""
         return len(self._peers)
+
+    def open_calls(self) -> list[OpenCall]:
+        """Return the calls that wait for their answer, those that a `Deferred` will answer among them."""
+        return [call for peer in list(self._peers) for call in peer.open_calls()]
 
     def register(self, service: Service) -> None:
         """Add a service; calls find it at once.

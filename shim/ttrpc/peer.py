@@ -17,7 +17,7 @@ from typing import Final
 from shim.ttrpc._events import EndReceived, FaultReceived, MessageReceived, RequestReceived, ServerEvent
 from shim.ttrpc._server_connection import ServerConnection
 from shim.ttrpc.address import has_hung_up
-from shim.ttrpc.calls import Call, Waker
+from shim.ttrpc.calls import Call, OpenCall, Waker
 from shim.ttrpc.context import CallContext, Credentials
 from shim.ttrpc.loop import READABLE, WRITABLE, Timer
 from shim.ttrpc.service import Endpoint
@@ -95,6 +95,11 @@ class Peer:
     def is_congested(self) -> bool:
         """True while a handler should not send more; the lock is held."""
         return (self._out.size + self._gathered_size > self._limit or self._is_broken) and not self._is_closed
+
+    def open_calls(self) -> list[OpenCall]:
+        """Return the calls of this connection that wait for their answer."""
+        pid = 0 if self.credentials is None else self.credentials.pid
+        return [OpenCall(call.context.method, call.began, pid) for call in list(self._calls.values())]
 
     def close(self) -> None:
         """Close the connection and tell the calls in flight that nobody waits; runs on the loop."""

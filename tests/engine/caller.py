@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
-from shim.engine.service import Engine, TaskService
+from shim.engine.service import Engine
 from shim.errors import ShimError
 from shim.runtime.flags import Flags
 from shim.runtime.logger import Logger
-from shim.ttrpc.service import CallContext
+from shim.ttrpc.service import CallContext, snake_case
 from shim.ttrpc.status import status_of
 from tests.engine.world import OWN_PIDS, FakeReaper
 from tests.fakes import LoopThread
@@ -58,13 +58,18 @@ class Caller:
         self.folder = folder
         self.daemon = FakeDaemon(thread)
         self.engine = Engine(self.daemon)  # type: ignore[arg-type]
-        self.service = TaskService(self.engine, api)
         self.api = api
+        self.methods = next(
+            service.methods for service in self.engine.services() if service.name.startswith(api.DESCRIPTOR.package)
+        )
 
     def call(self, method: str, name: str = "", **fields: Any) -> Any:
         """Call a method with a request made of `fields`."""
         request = getattr(self.api, name or f"{method.title()}Request")(**fields)
-        return getattr(self.service, method)(CallContext(method), request)
+        found = next(each for wire, each in self.methods.items() if snake_case(wire) == method)
+        answer = found.handler(CallContext(method), found.request.FromString(request.SerializeToString()))
+        kind = getattr(self.api, answer.DESCRIPTOR.name, None) if isinstance(answer, Message) else None
+        return answer if kind is None else kind.FromString(answer.SerializeToString())
 
     def fails(self, method: str, name: str = "", **fields: Any) -> tuple[int, str]:
         """Call a method that raises, and return the status that a client would get."""

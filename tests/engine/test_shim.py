@@ -1,5 +1,6 @@
 """pyrunc's short actions: grouping, cleaning up after a dead daemon, and telling what it can."""
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -13,18 +14,22 @@ from shim import __version__
 from shim.api.runc_options_pb2 import Options
 from shim.engine.__main__ import RUNTIME_ID, pyrunc
 from shim.engine.bundle import Bundle
+from shim.engine.call import ChildFds
 from shim.engine.info import FEATURES_TYPE, runtime_info
-from shim.engine.runc import ChildFds, Runc
+from shim.engine.runc import Runc
 from shim.errors import BundleError, NotFoundError
 from shim.host.process import find_by_arguments
+from shim.runtime.config import Config
 from shim.runtime.flags import Flags
 from shim.runtime.reaper import ForegroundReaper
 from shim.runtime.shim import Deleted
+from shim.runtime.start import StartOpts
 from shim.testing import FakeRunc
 from shim.testing.runc_state import mark
 from tests.fakes import PATIENCE_S, wait_until
 
 FLAGS = Flags(namespace="ns", id="c1")
+SHIM = pyrunc(RUNTIME_ID, FLAGS, Config())
 
 
 @pytest.fixture
@@ -69,13 +74,13 @@ def test_group_is_the_bundles(bundle: Bundle, spec: str, expected: str) -> None:
     """The working directory's config.json decides."""
     Path(bundle.file("config.json")).write_text(spec)
 
-    assert expected == pyrunc(RUNTIME_ID).group(FLAGS)
+    assert expected == SHIM.group(StartOpts(id="c1", namespace="ns", bundle=os.getcwd()))
 
 
 def test_group_needs_a_spec(bundle: Bundle) -> None:
     """A start without one fails, and says why."""
     with pytest.raises(BundleError, match=r"config\.json: No such file or directory"):
-        pyrunc(RUNTIME_ID).group(FLAGS)
+        SHIM.group(StartOpts(id="c1", namespace="ns", bundle=os.getcwd()))
 
 
 @pytest.mark.parametrize(
@@ -89,14 +94,14 @@ def test_group_needs_a_spec(bundle: Bundle) -> None:
 )
 def test_shim_cgroup_is_an_option(options: Any, expected: str) -> None:
     """Options that cannot be read are Create's to refuse, with a code that clients understand."""
-    assert expected == pyrunc(RUNTIME_ID).shim_cgroup(options)
+    assert expected == SHIM.shim_cgroup(options)
 
 
 def test_delete_of_nothing_succeeds_in_silence(
     bundle: Bundle, fake: FakeRunc, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """As after every container that ended in good order; no runtime is run."""
-    deleted = pyrunc(RUNTIME_ID).delete(FLAGS)
+    deleted = SHIM.delete_shim()
 
     assert Deleted(0, 137) == deleted
     assert [] == fake.words()
@@ -112,8 +117,8 @@ def test_delete_kills_what_is_left(
 ) -> None:
     """By the files alone; a second one finds nothing to do."""
     pid = bundle.read_pid()
-    first = pyrunc(RUNTIME_ID).delete(FLAGS)
-    second = pyrunc(RUNTIME_ID).delete(FLAGS)
+    first = SHIM.delete_shim()
+    second = SHIM.delete_shim()
 
     assert -signal.SIGKILL == left.wait(PATIENCE_S)
     assert [Deleted(pid)] * 2 == [first, second]
@@ -140,7 +145,7 @@ def test_delete_warns_and_succeeds_whatever_is_wrong(
         Path(bundle.file("options.json")).write_text("{")
         Path(bundle.file("init.pid")).write_bytes(b"\xff")
         monkeypatch.setattr("shim.engine.runc.DEFAULT_ROOT", "/nonexistent")
-    deleted = pyrunc(RUNTIME_ID).delete(FLAGS)
+    deleted = SHIM.delete_shim()
     said = capfd.readouterr()
 
     assert 137 == deleted.exit_status
@@ -163,7 +168,7 @@ def test_delete_lets_no_create_outlive_its_daemon(
     words = ["runc", "create", "--bundle", bundle.path, "--pid-file", bundle.file("init.pid"), "c1"]
     with subprocess.Popen(["sh", "-c", f"{script}; :", *words]) as creating:
         assert wait_until(lambda: find_by_arguments(*words))  # it has no arguments in the first moment of its life
-        deleted = pyrunc(RUNTIME_ID).delete(FLAGS)
+        deleted = SHIM.delete_shim()
 
         assert expected == creating.wait(PATIENCE_S)
     assert Deleted(0) == deleted

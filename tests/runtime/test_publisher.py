@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from shim.api import events_pb2
 from shim.runtime.logger import Logger
-from shim.runtime.publisher import Publisher
+from shim.runtime.publisher import RemotePublisher
 from shim.testing import Event, EventService
 from shim.ttrpc import Code, RpcError
 from tests.fakes import LoopThread, wait_until
@@ -47,9 +47,9 @@ def log(tmp_path: Path) -> Iterator[Logger]:
 
 
 @pytest.fixture
-def publisher(thread: LoopThread, containerd: EventService, log: Logger) -> Iterator[Publisher]:
+def publisher(thread: LoopThread, containerd: EventService, log: Logger) -> Iterator[RemotePublisher]:
     """A publisher to that containerd."""
-    publisher = Publisher(thread.loop, containerd.path, "ns", log)
+    publisher = RemotePublisher(thread.loop, containerd.path, "ns", log)
     yield publisher
     thread.call(publisher.close)
 
@@ -59,7 +59,7 @@ def exit_of(number: int) -> events_pb2.TaskExit:
     return events_pb2.TaskExit(container_id="c", id="c", pid=number)
 
 
-def publish(publisher: Publisher, numbers: range, topic: str = "/tasks/exit") -> None:
+def publish(publisher: RemotePublisher, numbers: range, topic: str = "/tasks/exit") -> None:
     """Publish one event for each number."""
     for number in numbers:
         publisher.publish(topic, exit_of(number))
@@ -70,14 +70,14 @@ def numbers_of(containerd: EventService) -> list[int]:
     return [key for key, _ in itertools.groupby(getattr(event.message, "pid", -1) for event in containerd.events)]
 
 
-def is_delivered(thread: LoopThread, publisher: Publisher) -> bool:
+def is_delivered(thread: LoopThread, publisher: RemotePublisher) -> bool:
     """Wait until everything published so far has been answered."""
     thread.settle()
     return wait_until(lambda: publisher.pending == 0)
 
 
 def test_an_event_arrives_as_containerd_wants_it(
-    thread: LoopThread, containerd: EventService, publisher: Publisher
+    thread: LoopThread, containerd: EventService, publisher: RemotePublisher
 ) -> None:
     """Its type's bare name, a namespace, a time, and a deadline; everything in one envelope."""
     containerd.start()
@@ -94,7 +94,7 @@ def test_an_event_arrives_as_containerd_wants_it(
     assert is_delivered(thread, publisher)
 
 
-def test_events_of_many_threads_keep_each_threads_order(containerd: EventService, publisher: Publisher) -> None:
+def test_events_of_many_threads_keep_each_threads_order(containerd: EventService, publisher: RemotePublisher) -> None:
     """One at a time on one connection; the order of publishing is that of arriving."""
     containerd.start()
     threads = [threading.Thread(target=publish, args=(publisher, range(n * 100, n * 100 + 50))) for n in range(4)]
@@ -110,7 +110,7 @@ def test_events_of_many_threads_keep_each_threads_order(containerd: EventService
 
 
 def test_events_from_before_containerd_is_there_are_kept(
-    thread: LoopThread, containerd: EventService, publisher: Publisher
+    thread: LoopThread, containerd: EventService, publisher: RemotePublisher
 ) -> None:
     """A daemon may be faster than the one that it serves."""
     publish(publisher, range(20))
@@ -122,7 +122,7 @@ def test_events_from_before_containerd_is_there_are_kept(
 
 
 def test_a_restart_of_containerd_loses_and_reorders_nothing(
-    thread: LoopThread, containerd: EventService, publisher: Publisher
+    thread: LoopThread, containerd: EventService, publisher: RemotePublisher
 ) -> None:
     """Whatever was under way; only an event whose answer was lost may come twice."""
     containerd.start()
@@ -136,7 +136,7 @@ def test_a_restart_of_containerd_loses_and_reorders_nothing(
     assert [*range(160)] == numbers_of(containerd)
 
 
-def test_an_idle_connection_that_ended_is_opened_again(containerd: EventService, publisher: Publisher) -> None:
+def test_an_idle_connection_that_ended_is_opened_again(containerd: EventService, publisher: RemotePublisher) -> None:
     """At once, with no event lost or late."""
     containerd.start()
     publish(publisher, range(1))
@@ -150,7 +150,7 @@ def test_an_idle_connection_that_ended_is_opened_again(containerd: EventService,
 
 @pytest.mark.parametrize("code", [Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.PERMISSION_DENIED, Code.INTERNAL])
 def test_a_refused_event_is_dropped(
-    thread: LoopThread, containerd: EventService, publisher: Publisher, code: Code, tmp_path: Path
+    thread: LoopThread, containerd: EventService, publisher: RemotePublisher, code: Code, tmp_path: Path
 ) -> None:
     """It would be refused again; the log tells, and the next one goes."""
 
@@ -171,7 +171,7 @@ def test_a_refused_event_is_dropped(
 
 @pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.UNKNOWN])
 def test_an_event_that_failed_is_tried_again(
-    thread: LoopThread, containerd: EventService, publisher: Publisher, code: Code, tmp_path: Path
+    thread: LoopThread, containerd: EventService, publisher: RemotePublisher, code: Code, tmp_path: Path
 ) -> None:
     """Before any later one; the log tells once."""
     failures = [RpcError(code, "not now")] * 2
@@ -191,7 +191,7 @@ def test_an_event_that_failed_is_tried_again(
 
 
 def test_a_containerd_that_does_not_answer_is_asked_again(
-    thread: LoopThread, publisher: Publisher, containerd: EventService, monkeypatch: pytest.MonkeyPatch
+    thread: LoopThread, publisher: RemotePublisher, containerd: EventService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a new connection, when the time for one attempt is over."""
     monkeypatch.setattr(f"{MODULE}._ATTEMPT_S", 0.05)
@@ -213,29 +213,42 @@ def test_a_containerd_that_does_not_answer_is_asked_again(
     assert [0, 1] == numbers_of(containerd)
 
 
-def test_an_exit_is_never_shed(
+def test_a_full_queue_of_others_costs_no_exit(
     thread: LoopThread,
     containerd: EventService,
-    publisher: Publisher,
+    publisher: RemotePublisher,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """When the queue is full the oldest of the others go, and the log tells of each."""
-    monkeypatch.setattr(f"{MODULE}._MAX_QUEUE", 10)
+    """The oldest of the others go, and the log tells of each; the order of the rest stays."""
+    monkeypatch.setattr(f"{MODULE}._MAX_OTHERS", 5)
     for number in range(30):
         publisher.publish("/tasks/exit" if number % 2 else "/tasks/oom", exit_of(number))
-    assert wait_until(lambda: publisher.pending == 16)
+    assert wait_until(lambda: publisher.pending == 21)
     containerd.start()
     assert is_delivered(thread, publisher)
 
-    # The head may be under way, so it stays; all other even ones made room for exits, until there were no more.
-    assert [0, *range(1, 30, 2)] == numbers_of(containerd)
+    # The first is under way, so it stays.
+    assert [0, *range(1, 20, 2), *range(20, 30)] == numbers_of(containerd)
     text = (tmp_path / "log.txt").read_text()
-    assert 14 == text.count('level=error msg="event queue is full, dropping an event" topic=/tasks/oom\n')
+    assert 9 == text.count('level=error msg="event queue is full, dropping an event" topic=/tasks/oom\n')
+
+
+def test_the_queue_of_exits_ends_somewhere(
+    thread: LoopThread, containerd: EventService, publisher: RemotePublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A containerd that never comes back does not fill the node's memory: the latest exits are kept."""
+    monkeypatch.setattr(f"{MODULE}._MAX_EXITS", 5)
+    publish(publisher, range(10))
+    assert wait_until(lambda: publisher.pending == 6)
+    containerd.start()
+    assert is_delivered(thread, publisher)
+
+    assert [0, *range(5, 10)] == numbers_of(containerd)
 
 
 def test_an_event_too_large_to_send_is_dropped(
-    thread: LoopThread, containerd: EventService, publisher: Publisher, tmp_path: Path
+    thread: LoopThread, containerd: EventService, publisher: RemotePublisher, tmp_path: Path
 ) -> None:
     """It must not stand in the way of all others for ever."""
     containerd.start()
@@ -251,7 +264,7 @@ def test_an_event_too_large_to_send_is_dropped(
 
 def test_without_an_address_events_vanish(thread: LoopThread, log: Logger) -> None:
     """A start by hand has no containerd."""
-    publisher = Publisher(thread.loop, "", "ns", log)
+    publisher = RemotePublisher(thread.loop, "", "ns", log)
     publish(publisher, range(3))
     done = threading.Event()
     thread.call(lambda: publisher.flush(5.0, done.set))
@@ -262,7 +275,7 @@ def test_without_an_address_events_vanish(thread: LoopThread, log: Logger) -> No
 
 def test_an_address_that_is_none_harms_nobody(thread: LoopThread, log: Logger, tmp_path: Path) -> None:
     """Its events wait in vain; the log says why."""
-    publisher = Publisher(thread.loop, "http://x", "ns", log)
+    publisher = RemotePublisher(thread.loop, "http://x", "ns", log)
     publish(publisher, range(2))
     assert wait_until(lambda: "unsupported protocol: http" in (tmp_path / "log.txt").read_text())
     assert wait_until(lambda: publisher.pending == 2)
@@ -270,7 +283,7 @@ def test_an_address_that_is_none_harms_nobody(thread: LoopThread, log: Logger, t
 
 
 def test_flush_calls_back_once_everything_has_arrived(
-    thread: LoopThread, containerd: EventService, publisher: Publisher
+    thread: LoopThread, containerd: EventService, publisher: RemotePublisher
 ) -> None:
     """With an empty queue at once; and once only."""
     calls: list[int] = []
@@ -285,7 +298,7 @@ def test_flush_calls_back_once_everything_has_arrived(
     assert [*range(5)] == numbers_of(containerd)
 
 
-def test_flush_gives_up_after_its_time(thread: LoopThread, publisher: Publisher, tmp_path: Path) -> None:
+def test_flush_gives_up_after_its_time(thread: LoopThread, publisher: RemotePublisher, tmp_path: Path) -> None:
     """A shim must end although containerd is gone; the log says what was lost."""
     done = threading.Event()
     publish(publisher, range(3))
@@ -296,7 +309,7 @@ def test_flush_gives_up_after_its_time(thread: LoopThread, publisher: Publisher,
     assert 'level=warning msg="events were not delivered before the shim ended" count=3\n' in text
 
 
-def test_publishing_blocks_nobody(publisher: Publisher) -> None:
+def test_publishing_blocks_nobody(publisher: RemotePublisher) -> None:
     """Thousands of events with no containerd cost no time worth noticing."""
     start = time.monotonic()
     publish(publisher, range(2000))
@@ -305,7 +318,7 @@ def test_publishing_blocks_nobody(publisher: Publisher) -> None:
     assert wait_until(lambda: publisher.pending == 2000)
 
 
-def test_any_message_may_be_published(thread: LoopThread, containerd: EventService, publisher: Publisher) -> None:
+def test_any_message_may_be_published(thread: LoopThread, containerd: EventService, publisher: RemotePublisher) -> None:
     """Each of the task events, under its own name."""
     containerd.start()
     kinds: list[type[Message]] = [

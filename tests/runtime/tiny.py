@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from shim.errors import EngineError
 from shim.runtime import address
-from shim.runtime.flags import Flags
 from shim.runtime.main import run
 from shim.runtime.shim import Deleted, Shim
+from shim.runtime.start import StartOpts
 
 if TYPE_CHECKING:
     from shim.runtime.serve import Daemon
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class Tiny(Shim):
     """Serves test.v1.Tiny: Tell, and Stop."""
 
-    def group(self, flags: Flags) -> str:
+    def group(self, opts: StartOpts) -> str:
         """Groups by the environment."""
-        return os.environ.get("TINY_GROUP", flags.id)
+        return os.environ.get("TINY_GROUP", opts.id)
 
     def preload(self) -> None:
         """Fails if told to."""
@@ -69,7 +69,7 @@ class Tiny(Shim):
         ]
         return [Service("test.v1.Tiny", {method.name: method for method in methods})]
 
-    def delete(self, flags: Flags) -> Deleted:
+    def delete_shim(self) -> Deleted:
         """Fails if told to."""
         failure = os.environ.get("TINY_FAIL")
         if failure == "delete":
