@@ -166,7 +166,7 @@ def test_a_failed_exec_releases_who_waits(served: Served) -> None:
     served.run("badexec", SLEEP)
     served.add_exec("badexec", "e1", SLEEP)
     waiting, answers = served.later("Wait", id="badexec", exec_id="e1")
-    served.runc.before("exec", 'error "no such file or directory"')
+    served.runc.fails("exec", "no such file or directory")
     failed = served.fails("Start", id="badexec", exec_id="e1")
     served.runc.behave()
     waiting.join(PATIENCE_S)

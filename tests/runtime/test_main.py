@@ -6,11 +6,9 @@ tests/integration/test_daemonize.py looks closer at the shim that ships.
 import json
 import os
 import re
-import secrets
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,8 @@ from shim import __version__
 from shim.api.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from shim.api.task_v2_pb2 import DeleteResponse
 from shim.api.types_pb2 import RuntimeInfo
-from shim.host.process import find_by_arguments
 from shim.runtime.address import socket_path
+from shim.testing import FakeContainerd
 from shim.ttrpc import Client, Rpc, RpcError, connect
 from tests.fakes import PATIENCE_S, ROOT, connect_soon, python_path, wait_until
 
@@ -34,14 +32,15 @@ Result = subprocess.CompletedProcess[bytes]
 
 
 class Home:
-    """A bundle with a log, and the shim run in it."""
+    """A containerd with one bundle, and the shim run in it, its two outputs apart."""
 
-    def __init__(self, folder: Path, sockets: Path, spawn: str) -> None:
-        self.id = f"tiny-{secrets.token_hex(4)}"
-        self.bundle = folder / "bundle"
-        self.sockets = sockets
-        self.bundle.mkdir()
-        (self.bundle / "log").touch()
+    def __init__(self, spawn: str) -> None:
+        self.id = "c1"
+        self.containerd = FakeContainerd([sys.executable, "-m", "tests.runtime.tiny"], style="2.0", namespace="n")
+        self.bundle = self.containerd.bundle(self.id)
+        self.bundle.open_log()
+        self.sockets = Path(self.containerd.socket_dir)
+        self.sockets.mkdir()
         self.environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": python_path(),
@@ -52,27 +51,25 @@ class Home:
 
     def run(self, *arguments: str, stdin: bytes = b"", **environment: str) -> Result:
         """Run the shim to its end."""
-        command = [sys.executable, "-m", "tests.runtime.tiny", *arguments]
+        command = [*self.containerd.command, *arguments]
         env = {**self.environment, **environment}
-        return subprocess.run(command, cwd=self.bundle, env=env, input=stdin, capture_output=True, timeout=PATIENCE_S)
+        return subprocess.run(
+            command, cwd=self.bundle.path, env=env, input=stdin, capture_output=True, timeout=PATIENCE_S
+        )
 
-    def start(self, *, stdin: bytes = b"", flags: tuple[str, ...] = (), **environment: str) -> Result:
+    def start(self, *, stdin: bytes = b"", **environment: str) -> Result:
         """Run `start` as containerd does."""
-        named = ("-namespace", "n", "-address", "/a", "-publish-binary", "/b", "-id", self.id)
-        return self.run(*named, *flags, "start", stdin=stdin, **environment)
+        arguments = self.containerd.version.start_arguments(self.containerd.call(self.id))
+        return self.run(*arguments, stdin=stdin, **environment)
 
     @property
     def socket(self) -> Path:
         """Where the daemon listens."""
-        return Path(socket_path("/a", "n", self.id, str(self.sockets)))
+        return Path(socket_path(self.containerd.grpc_address, "n", self.id, str(self.sockets)))
 
     def daemons(self) -> list[int]:
         """Return the pids of this container's daemons."""
-        return find_by_arguments("-id", self.id)
-
-    def log(self) -> str:
-        """Return what has been logged."""
-        return (self.bundle / "log").read_text()
+        return [process.pid for process in self.containerd.processes()]
 
 
 @pytest.fixture(params=["fork", "reexec"])
@@ -83,31 +80,26 @@ def spawn(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def sockets() -> Iterator[Path]:
-    """A folder with a path short enough for sockets named by a hash."""
-    with tempfile.TemporaryDirectory(prefix="tiny") as folder:
-        yield Path(folder)
-
-
-@pytest.fixture
-def home(tmp_path: Path, sockets: Path) -> Home:
+def home() -> Iterator[Home]:
     """A shim that will not leave a daemon."""
-    return Home(tmp_path, sockets, "reexec")
+    home = Home("reexec")
+    yield home
+    home.containerd.close()
 
 
 @pytest.fixture
-def nest(tmp_path: Path, sockets: Path, spawn: str) -> Iterator[Home]:
+def nest(spawn: str) -> Iterator[Home]:
     """A shim that may leave a daemon, which is ended here in good order."""
-    home = Home(tmp_path, sockets, spawn)
+    home = Home(spawn)
     yield home
     for pid in home.daemons():
         os.kill(pid, signal.SIGTERM)
     ended = wait_until(lambda: not home.daemons())
-    for pid in home.daemons():
-        os.kill(pid, signal.SIGKILL)
+    sockets = [*home.sockets.glob("*")]
+    home.containerd.close()
 
     assert ended
-    assert [] == [*home.sockets.glob("*")]
+    assert [] == sockets
 
 
 def tell(client: Client) -> dict[str, Any]:
@@ -181,7 +173,7 @@ def test_info_refuses_garbage(home: Home) -> None:
 
 def test_delete_answers_in_protobuf(home: Home) -> None:
     """Even before anything was created."""
-    result = home.run("-namespace", "n", "-id", "c", "-bundle", str(home.bundle), "delete")
+    result = home.run("-namespace", "n", "-id", "c", "-bundle", str(home.bundle.path), "delete")
     answer = DeleteResponse.FromString(result.stdout)
 
     assert (0, b"") == (result.returncode, result.stderr)
@@ -201,18 +193,20 @@ def test_start_leaves_a_daemon_that_serves(nest: Home) -> None:
     result = nest.start()
 
     assert (0, b"") == (result.returncode, result.stderr)
-    assert f"unix://{nest.socket}" == result.stdout.decode() == (nest.bundle / "address").read_text()
+    assert f"unix://{nest.socket}" == result.stdout.decode() == (nest.bundle.path / "address").read_text()
     with connect(result.stdout.decode()) as client:
         facts = tell(client)
     opened = facts["descriptors"]
     assert [facts["pid"]] == nest.daemons() == [facts["group"]]
-    assert ["/dev/null", "/dev/null", str(nest.bundle / "log")] == [opened[number] for number in "012"]
+    assert ["/dev/null", "/dev/null", str(nest.bundle.path / "log")] == [opened[number] for number in "012"]
     assert f"containerd-shim-{nest.id}" == facts["environment"]["OTEL_SERVICE_NAME"]
     assert facts["environment"].keys() >= {"PATH", "CONTAINERD_SHIM_SPAWN"}
-    assert ["-namespace", "n", "-id", nest.id, "-address", "/a"] == [word for word in facts["arguments"] if word][-6:]
+    assert ["-namespace", "n", "-id", nest.id, "-address", nest.containerd.grpc_address] == [
+        word for word in facts["arguments"] if word
+    ][-6:]
     assert not facts["debug"]
-    assert 'level=info msg="serving api on socket"' in nest.log()
-    assert 1 == nest.log().count("\n")
+    nest.bundle.wait_for_log('level=info msg="serving api on socket"')
+    assert 1 == nest.bundle.log.count("\n")
 
 
 def test_start_answers_bootstrap_params_in_kind(nest: Home) -> None:
@@ -224,13 +218,13 @@ def test_start_answers_bootstrap_params_in_kind(nest: Home) -> None:
 
     assert (0, b"") == (result.returncode, result.stderr)
     assert (3, "ttrpc", f"unix://{sockets}/{nest.socket.name}") == (answer.version, answer.protocol, answer.address)
-    assert not (nest.bundle / "address").exists()
+    assert not (nest.bundle.path / "address").exists()
     with connect(answer.address) as client:
         assert tell(client)["debug"]
     os.kill(nest.daemons()[0], signal.SIGTERM)
     assert wait_until(lambda: not nest.daemons())
     sockets.rmdir()
-    assert 'level=debug msg="daemon of containerd-shim"' in nest.log()
+    nest.bundle.wait_for_log('level=debug msg="daemon of containerd-shim"')
 
 
 @pytest.mark.parametrize("spawn", ["reexec"], indirect=True)
@@ -238,16 +232,16 @@ def test_a_second_start_of_the_group_meets_the_first(nest: Home) -> None:
     """No other daemon, the same answer, and a file for containerd 1.7 in the second bundle too."""
     options = AnyMessage(type_url="a.B", value=b"x").SerializeToString()
     first = nest.start(TINY_GROUP="g")
-    (nest.bundle / "address").unlink()
+    (nest.bundle.path / "address").unlink()
     second = nest.start(TINY_GROUP="g", stdin=options)
 
-    assert first.stdout == second.stdout == (nest.bundle / "address").read_bytes()
+    assert first.stdout == second.stdout == (nest.bundle.path / "address").read_bytes()
     assert 1 == len(nest.daemons())
 
 
 def test_a_start_that_fails_leaves_no_daemon_and_no_socket(nest: Home) -> None:
     """Even when all but its last step has been done."""
-    (nest.bundle / "address").mkdir()
+    (nest.bundle.path / "address").mkdir()
     result = nest.start()
 
     assert (1, b"") == (result.returncode, result.stdout)
@@ -262,7 +256,7 @@ def test_a_daemon_that_cannot_be_loaded_says_so_and_goes(nest: Home) -> None:
 
     assert 0 == result.returncode
     assert wait_until(lambda: not nest.daemons())
-    assert re.search(r"cannot load\sthis", nest.log())
+    assert wait_until(lambda: re.search(r"cannot load\sthis", nest.bundle.log))
     assert not nest.socket.exists()
 
 
@@ -273,9 +267,8 @@ def test_shutdown_answers_and_then_ends_the_daemon(nest: Home) -> None:
 
     assert not nest.socket.exists()
     assert wait_until(lambda: not nest.daemons())
-    assert re.search(
-        r'level=error msg="error in shutdown" error="ZeroDivisionError: [^\n]*\n.* msg="last words"', nest.log()
-    )
+    pattern = r'level=error msg="error in shutdown" error="ZeroDivisionError: [^\n]*\n.* msg="last words"'
+    assert wait_until(lambda: re.search(pattern, nest.bundle.log))
     client.close()
 
 
@@ -288,8 +281,8 @@ def test_a_bug_in_a_handler_is_logged_and_the_daemon_lives(nest: Home) -> None:
         assert tell(client)["pid"] in nest.daemons()
 
     assert (2, "a bug") == (caught.value.code, caught.value.message)
-    assert 'level=error msg="error in test.v1.Tiny/Fail" error="ZeroDivisionError: a bug" trace="' in nest.log()
-    assert f" runtime={RUNTIME}\n" in nest.log()
+    nest.bundle.wait_for_log('level=error msg="error in test.v1.Tiny/Fail" error="ZeroDivisionError: a bug" trace="')
+    nest.bundle.wait_for_log(f" runtime={RUNTIME}\n")
 
 
 def test_a_daemon_may_bind_its_socket_itself(home: Home) -> None:
@@ -297,7 +290,7 @@ def test_a_daemon_may_bind_its_socket_itself(home: Home) -> None:
     path = home.sockets / "own"
     flags = ["-namespace", "n", "-id", home.id, "-socket", f"unix://{path}"]
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.runtime.tiny", *flags], cwd=home.bundle, env=home.environment
+        [sys.executable, "-m", "tests.runtime.tiny", *flags], cwd=home.bundle.path, env=home.environment
     ) as daemon:
         try:
             with connect_soon(f"unix://{path}") as client:
