@@ -18,6 +18,7 @@ from shim.api import cgroups_v1_pb2, cgroups_v2_pb2, task_types_pb2, task_v2_pb2
 from shim.api.runc_options_pb2 import ProcessDetails
 from shim.engine.bundle import Bundle
 from shim.engine.checkpoint import Checkpoint
+from shim.engine.config import DEFAULT_CONFIG, Config
 from shim.engine.container import Container, StdioOwner, Surroundings
 from shim.engine.containers import Containers
 from shim.engine.lifecycle import Lifecycle
@@ -215,8 +216,9 @@ class TaskService:
 class Engine:
     """What the task services share: the table of containers and how new ones are made."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, config: Config | None = None) -> None:
         self._daemon = daemon
+        self._config = config or DEFAULT_CONFIG
         self.containers = Containers()
         lifecycle = Lifecycle(daemon.reaper, TaskEvents(daemon.publisher), daemon.pool.submit)
         self._surroundings = Surroundings(daemon.loop, lifecycle, daemon.logger, daemon.reaper)
@@ -247,6 +249,7 @@ class Engine:
         with self.containers.reserve(container_id):
             bundle = Bundle(path)
             bundle.read_spec()
+            options = self._configured(options)
             bundle.write_options(options.to_json(), options.binary_name)
             runc = Runc(
                 self._daemon.reaper,
@@ -259,11 +262,17 @@ class Engine:
                 options.no_pivot_root,
                 options.no_new_keyring,
                 options.criu_work_path,
+                self._config.limits,
             )
             owner = StdioOwner(options.io_uid, options.io_gid)
             container = Container(self._surroundings, bundle, runc, stdio, owner, checkpoint)
             container.create(mounts, lambda: self.containers.add(container))
             return container
+
+    def _configured(self, options: RuncOptions) -> RuncOptions:
+        """Fill in what only the configuration says, so that `delete` finds all it needs in the bundle."""
+        config = self._config
+        return options._replace(binary_name=options.binary_name or config.binary_name, root=options.root or config.root)
 
     def shutdown_if_empty(self) -> None:
         """End the daemon unless it has containers, or one is being made."""

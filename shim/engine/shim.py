@@ -23,9 +23,16 @@ if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any
 
     from shim.api.types_pb2 import RuntimeInfo
+    from shim.engine.config import Config
     from shim.runtime.flags import Flags
     from shim.runtime.serve import Daemon
     from shim.ttrpc.service import Service
+
+# Where the configuration is, and the variable that names another file; set to nothing, it means none.
+CONFIG_FILE: Final = "/etc/containerd/containerd-shim-pyrunc.toml"
+CONFIG_VARIABLE: Final = "CONTAINERD_SHIM_CONFIG"
+# The group of all containers of a containerd namespace; no container and no pod can have this name.
+NAMESPACE_GROUP: Final = "/"
 
 # containerd gives the whole clean-up five seconds.
 _CREATE_END_S: Final = 2.0
@@ -35,8 +42,33 @@ _KILL_END_S: Final = 0.5
 class RuncShim(Shim):
     """Runs containers on runc, crun or any OCI runtime with runc's command line."""
 
+    def __init__(self, runtime_id: str) -> None:
+        super().__init__(runtime_id)
+        self._config: Config | None = None
+
+    def config(self) -> Config | None:
+        """Return the configuration, or None where no file has one: then nothing is loaded, since launch pays for it.
+
+        Raises:
+            InvalidArgumentError: There is something wrong with the file; the text names it.
+        """
+        path = os.environ.get(CONFIG_VARIABLE, CONFIG_FILE)
+        if self._config is None and path and (path != CONFIG_FILE or os.path.exists(path)):
+            from shim.engine.config import read_config
+
+            self._config = read_config(path)
+        return self._config
+
     def group(self, flags: Flags) -> str:
-        """Return the pod of the container, by the annotations that Go's shim groups by, or its own id."""
+        """Return whose daemon serves the container: its pod's, by the annotations that Go's shim groups by, or its own.
+
+        The configuration may say that it is always its own, or one for the whole namespace.
+        """
+        config = self.config()
+        if config is not None and config.grouping == "container":
+            return flags.id
+        if config is not None and config.grouping == "namespace":
+            return NAMESPACE_GROUP
         return Bundle(os.getcwd()).group(flags.id)
 
     def shim_cgroup(self, options: object) -> str:
@@ -58,7 +90,7 @@ class RuncShim(Shim):
         """Return task v2 and v3."""
         from shim.engine.service import Engine
 
-        return Engine(daemon).services()
+        return Engine(daemon, self.config()).services()
 
     def delete(self, flags: Flags) -> Deleted:
         """Kill and remove a container that its daemon has left behind; warnings go to stderr, nothing is fatal."""
@@ -97,7 +129,7 @@ class RuncShim(Shim):
         """Describe pyrunc; `features` are those of the OCI runtime, where it can tell them."""
         from shim.engine.info import runtime_info
 
-        return runtime_info(self.runtime_id, cast("Any", options))
+        return runtime_info(self.runtime_id, cast("Any", options), self.config())
 
 
 def _end_unfinished_create(bundle: Bundle) -> None:

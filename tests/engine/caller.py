@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
+from shim.engine.config import Config
 from shim.engine.service import Engine, TaskService
 from shim.errors import ShimError
 from shim.runtime.flags import Flags
@@ -54,10 +55,10 @@ class FakeDaemon:
 class Caller:
     """A client of one version of the service, without a connection in between."""
 
-    def __init__(self, folder: Path, thread: LoopThread, api: ModuleType) -> None:
+    def __init__(self, folder: Path, thread: LoopThread, api: ModuleType, config: Config | None = None) -> None:
         self.folder = folder
         self.daemon = FakeDaemon(thread)
-        self.engine = Engine(self.daemon)  # type: ignore[arg-type]
+        self.engine = Engine(self.daemon, config)  # type: ignore[arg-type]
         self.service = TaskService(self.engine, api)
         self.api = api
 

@@ -1,0 +1,60 @@
+"""Whole families of processes: found, told apart from those that have their pids since, and signalled."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shim.host.process import find_descendants, is_alive, send_signal
+from tests.fakes import wait_until
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A child, and the pid of a grandchild."""
+    text = f"sleep 1000 & echo $! >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; wait"
+    child = subprocess.Popen(["sh", "-c", text])
+    assert wait_until((tmp_path / "pid").exists)
+    grandchild = int((tmp_path / "pid").read_text())
+    yield child, grandchild
+    for pid, started_at in find_descendants(child.pid).items():
+        send_signal(pid, started_at, signal.SIGKILL)
+    child.kill()
+    child.wait()
+
+
+def test_descendants_are_found_to_the_last(family: tuple[subprocess.Popen[bytes], int]) -> None:
+    """But nobody else's, nor the process itself."""
+    child, grandchild = family
+
+    assert {grandchild} == set(find_descendants(child.pid))
+    assert {child.pid, grandchild} <= set(find_descendants(os.getpid()))
+    assert {} == find_descendants(grandchild)
+
+
+def test_a_signal_reaches_the_process_that_is_meant(family: tuple[subprocess.Popen[bytes], int]) -> None:
+    """Another that was started at another time is left alone; one that is gone is no error."""
+    child, grandchild = family
+    ((pid, started_at),) = find_descendants(child.pid).items()
+    send_signal(pid, started_at + 1, signal.SIGKILL)
+    before = is_alive(pid, started_at), is_alive(pid, started_at + 1)
+    send_signal(pid, started_at, signal.SIGKILL)
+
+    assert (True, False) == before
+    assert 0 == child.wait() or child.returncode == 128 + signal.SIGKILL
+    assert wait_until(lambda: not is_alive(grandchild, started_at))
+    send_signal(pid, started_at, signal.SIGKILL)
+
+
+def test_a_zombie_is_not_alive() -> None:
+    """Though it has a pid, and is its parent's child."""
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    started_at = find_descendants(os.getpid())[child.pid]
+    told = is_alive(child.pid, started_at)
+    child.wait()
+
+    assert not told
