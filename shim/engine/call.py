@@ -111,10 +111,11 @@ def kill_with_children(child: Child | ForegroundChild) -> None:
     child.kill(signal.SIGKILL)
     for pid, started_at in found.items():
         process.send_signal(pid, started_at, signal.SIGKILL)
+    # A runtime killed half way has noted nowhere that it made a cgroup (runc 1.1).  The kernel takes a moment to see
+    # that one is empty, even of zombies; one with other processes, as an exec's, just stays.
     deadline = time.monotonic() + _GONE_S
-    while any(process.is_alive(*each) for each in found.items()) and time.monotonic() < deadline:
+    while (cgroups := cgroup.remove_empty(cgroups)) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
-    cgroup.remove_empty(cgroups)  # a runtime killed half way has noted nowhere that it made one (runc 1.1)
 
 
 def _read_output(fd: int, child: Child | ForegroundChild, deadline: float | None) -> str:

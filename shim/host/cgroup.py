@@ -59,13 +59,17 @@ def find_folders(pid: int, *, root: str = ROOT, proc: str = "/proc") -> set[str]
     return {os.path.realpath(folder) for folder in found if os.path.isdir(folder)}
 
 
-def remove_empty(folders: set[str]) -> None:
-    """Remove cgroups that have neither processes nor cgroups below them; others stay."""
+def remove_empty(folders: set[str]) -> set[str]:
+    """Remove cgroups that have neither processes nor cgroups below them, and return the others."""
+    left = set()
     for folder in sorted(folders, reverse=True):
         try:
             os.rmdir(folder)
-        except OSError:
+        except FileNotFoundError:
             continue
+        except OSError:
+            left.add(folder)
+    return left
 
 
 def join(path: str, pid: int, *, root: str = ROOT) -> None:

@@ -146,7 +146,7 @@ def find_by_arguments(*words: str) -> list[int]:
 
 def find_descendants(pid: int) -> dict[int, int]:
     """Return the children of a process, theirs, and so on: the times they were started at, by pid."""
-    parents: dict[int, tuple[int, int, bool]] = {}
+    parents: dict[int, tuple[int, int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             fields = _read_stat(int(name))
@@ -155,15 +155,9 @@ def find_descendants(pid: int) -> dict[int, int]:
     found: dict[int, int] = {}
     above = {pid}
     while above:
-        above = {each for each, (parent, _, _) in parents.items() if parent in above and each not in found}
+        above = {each for each, (parent, _) in parents.items() if parent in above and each not in found}
         found.update({each: parents[each][1] for each in above})
     return found
-
-
-def is_alive(pid: int, started_at: int) -> bool:
-    """Say whether the process that was started then is still there, and no zombie."""
-    fields = _read_stat(pid)
-    return fields is not None and fields[1] == started_at and not fields[2]
 
 
 def send_signal(pid: int, started_at: int, signum: int) -> None:
@@ -176,12 +170,12 @@ def send_signal(pid: int, started_at: int, signum: int) -> None:
             return  # it has gone, or become another user's
 
 
-def _read_stat(pid: int) -> tuple[int, int, bool] | None:
-    """Return a process's parent, when it was started, and whether it has ended; None when it is gone."""
+def _read_stat(pid: int) -> tuple[int, int] | None:
+    """Return a process's parent and when it was started; None when it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             fields = stat.read().rpartition(b")")[2].split()
-        return int(fields[1]), int(fields[19]), fields[0] in (b"Z", b"X")
+        return int(fields[1]), int(fields[19])
     except (OSError, ValueError, IndexError):
         return None
 

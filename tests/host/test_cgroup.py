@@ -176,7 +176,8 @@ def test_remove_empty_removes_what_is_below_first(tmp_path: Path) -> None:
     for name in ("a/b", "c/d"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "c" / "d" / "used").touch()
-    cgroup.remove_empty({str(tmp_path / name) for name in ("a", "a/b", "c", "c/d", "none")})
+    left = cgroup.remove_empty({str(tmp_path / name) for name in ("a", "a/b", "c", "c/d", "none")})
 
+    assert {f"{tmp_path}/c", f"{tmp_path}/c/d"} == left
     assert ["c"] == [path.name for path in tmp_path.iterdir()]
     assert (tmp_path / "c" / "d").is_dir()
