@@ -15,10 +15,10 @@ from tests.fakes import wait_until
 @pytest.fixture
 def family(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A child, and the pid of a grandchild."""
-    text = f"sleep 1000 & echo $! >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; wait"
-    child = subprocess.Popen(["sh", "-c", text])
-    assert wait_until((tmp_path / "pid").exists)
-    grandchild = int((tmp_path / "pid").read_text())
+    file = tmp_path / "pid"
+    child = subprocess.Popen(["sh", "-c", f"sleep 1000 & echo $! >{file}; wait"])
+    assert wait_until(lambda: file.exists() and file.read_text().endswith("\n"))
+    grandchild = int(file.read_text())
     yield child, grandchild
     for pid, started_at in find_descendants(child.pid).items():
         send_signal(pid, started_at, signal.SIGKILL)
