@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from shim.api.runc_options_pb2 import Options
 from shim.api.runtimeoptions_pb2 import Options as ConfigOptions
 from shim.host import cgroup
+from shim.testing.containerd import Containerd
 from tests.integration import byhand
 from tests.integration.byhand import Hand
 from tests.integration.client import Fifo, TaskClient, wait_until
@@ -153,3 +155,21 @@ def test_io_uid_owns_the_pipes_of_loggers(
     status = end(in_user_namespace("c", REOPEN, stdout=f"binary://{logger}"))
 
     assert (5, "out\n", "err\n") == (status, (tmp_path / "out").read_text(), (tmp_path / "err").read_text())
+
+
+def test_a_table_that_ctr_names_is_read(
+    containerd: Containerd, name: str, tmp_path: Path, remove: Callable[[str], None]
+) -> None:
+    """By Go's names of the fields; the runtime's state is where the table says."""
+    root = tmp_path / "root"
+    (tmp_path / "runtime.toml").write_text(f'Root = "{root}"\nNoNewKeyring = true\nNoPivotRoot = true\n')
+    options = ["--null-io", "--runtime-config-path", str(tmp_path / "runtime.toml")]
+    containerd.run(name, "sleep", "1000", detach=True, options=options)
+    left = json.loads((containerd.bundle(name) / "options.json").read_text())
+
+    assert {"root": str(root), "no_new_keyring": True, "no_pivot_root": True} == left
+    assert (root / containerd.namespace / name).is_dir()
+
+    remove(name)
+
+    assert not (root / containerd.namespace / name).exists()
