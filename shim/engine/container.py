@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from shim.engine.binary import SCHEMES, BinaryLogger, LoggedStreams
+from shim.engine.binary import SCHEMES, BinaryLogger, Farewell, LoggedStreams
 from shim.engine.bundle import Bundle
 from shim.engine.checkpoint import Checkpoint, write_checkpoint
 from shim.engine.console import Console
@@ -55,6 +55,7 @@ class Surroundings(NamedTuple):
     lifecycle: Lifecycle
     logger: Logger
     reaper: Reaper
+    farewell: Farewell
 
 
 class StdioOwner(NamedTuple):
@@ -161,7 +162,7 @@ class Container:
         if stdio.terminal:
             return Console(shim.loop, stdio, logger)
         if logger is not None:
-            return LoggedStreams(shim.loop, shim.logger, logger, *self._owner)
+            return LoggedStreams(shim.loop, shim.logger, shim.farewell, logger, *self._owner)
         return Streams(shim.loop, stdio, *self._owner)
 
     def delete(self, deadline: float | None) -> None:

@@ -16,6 +16,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from shim.api import cgroups_v1_pb2, cgroups_v2_pb2, task_types_pb2, task_v2_pb2, task_v3_pb2
 from shim.api.runc_options_pb2 import ProcessDetails
+from shim.engine.binary import Farewell
 from shim.engine.bundle import Bundle
 from shim.engine.checkpoint import Checkpoint
 from shim.engine.config import DEFAULT_CONFIG, Config
@@ -221,7 +222,9 @@ class Engine:
         self._config = config or DEFAULT_CONFIG
         self.containers = Containers()
         lifecycle = Lifecycle(daemon.reaper, TaskEvents(daemon.publisher), daemon.pool.submit)
-        self._surroundings = Surroundings(daemon.loop, lifecycle, daemon.logger, daemon.reaper)
+        farewell = Farewell(daemon.loop)
+        daemon.on_shutdown(farewell.end)
+        self._surroundings = Surroundings(daemon.loop, lifecycle, daemon.logger, daemon.reaper, farewell)
 
     def services(self) -> list[Service]:
         """Return task v2 and v3, which one daemon serves side by side."""

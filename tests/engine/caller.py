@@ -47,6 +47,9 @@ class FakeDaemon:
         """Run it elsewhere."""
         threading.Thread(target=job).start()
 
+    def on_shutdown(self, callback: Callable[[], None]) -> None:
+        """Take it: this daemon never ends."""
+
     def request_shutdown(self) -> None:
         """Note it."""
         self.shutdowns += 1

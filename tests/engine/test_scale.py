@@ -13,9 +13,11 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from shim.api import task_v3_pb2
 from shim.ttrpc import loop
 from tests.engine.caller import Caller
+from tests.engine.world import OWN_PIDS
 from tests.fakes import LoopThread
 
 MANY: Final = 300
+TIMES: Final = 5
 
 
 def steps_of(function: Callable[[], object]) -> int:
@@ -39,6 +41,11 @@ def steps_of(function: Callable[[], object]) -> int:
         sys.settrace(before)
         gc.enable()
     return count
+
+
+def least_steps(function: Callable[[], object]) -> int:
+    """Return the least of several counts: a finalizer or a signal may come in between, and only adds to it."""
+    return min(steps_of(function) for _ in range(TIMES))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +85,7 @@ CALLS: Final[dict[str, Callable[[Caller, str], object]]] = {
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_is_as_much_work_with_hundreds_of_containers(callers: tuple[Caller, Caller], name: str) -> None:
     """Counted, not timed: nothing looks at containers that it was not asked about."""
-    few, many = (steps_of(lambda caller=caller: CALLS[name](caller, "c1")) for caller in callers)  # type: ignore[misc]
+    few, many = (least_steps(lambda caller=caller: CALLS[name](caller, "c1")) for caller in callers)  # type: ignore[misc]
 
     assert few == many
     assert few > 5
@@ -88,13 +95,25 @@ def test_an_exit_is_as_much_work_with_hundreds_of_containers(callers: tuple[Call
     """From the reaper to the event, and then Delete."""
     counts = []
     for number, caller in enumerate(callers):
-        folder = tmp_path / f"x{number}"
-        folder.mkdir()
-        (folder / "config.json").write_text('{"linux": {"namespaces": [{"type": "pid"}]}}')
-        pid = caller.create(f"x{number}", bundle=str(folder)).pid
-        caller.call("start", id=f"x{number}")
-        exit_steps = steps_of(lambda caller=caller, pid=pid: caller.daemon.reaper.exit(pid, 1))  # type: ignore[misc]
-        delete_steps = steps_of(lambda caller=caller, name=f"x{number}": caller.call("delete", id=name))  # type: ignore[misc]
-        counts.append((exit_steps, delete_steps))
+        steps = []
+        for time in range(TIMES):
+            name = f"x{number}-{time}"
+            folder = tmp_path / name
+            folder.mkdir()
+            (folder / "config.json").write_text(OWN_PIDS)
+            pid = caller.create(name, bundle=str(folder)).pid
+            caller.call("start", id=name)
+            steps.append((steps_of(end_of(caller, pid)), steps_of(delete_of(caller, name))))
+        counts.append([min(each) for each in zip(*steps, strict=True)])
 
     assert counts[0] == counts[1]
+
+
+def end_of(caller: Caller, pid: int) -> Callable[[], object]:
+    """Return what reaps a process."""
+    return lambda: caller.daemon.reaper.exit(pid, 1)
+
+
+def delete_of(caller: Caller, name: str) -> Callable[[], object]:
+    """Return what deletes a container."""
+    return lambda: caller.call("delete", id=name)
