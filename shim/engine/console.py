@@ -45,6 +45,9 @@ class ConsoleSocket:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._sock.bind(self.path)
+            if os.environ.get("XDG_RUNTIME_DIR"):
+                # Sticky, so that nobody cleans it up there (XDG Base Directory Specification); its folder is private.
+                os.chmod(self.path, 0o1755)  # noqa: S103
             self._sock.listen(1)
         except OSError as error:
             self.close()

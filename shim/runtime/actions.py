@@ -106,6 +106,9 @@ def _start(shim: Shim, flags: Flags) -> bytes:
         if opts.planned is not None:
             opts.planned.bound.remove()
         raise
+    finally:
+        if opts.planned is not None:
+            opts.planned.bound.listener.close()  # the daemon has its own
     return answer
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
+from shim.engine.config import Config
 from shim.engine.service import Engine
 from shim.errors import ShimError
 from shim.runtime.flags import Flags
@@ -52,6 +53,9 @@ class FakeDaemon:
         """Run it elsewhere."""
         threading.Thread(target=job).start()
 
+    def on_shutdown(self, callback: Callable[[], None]) -> None:
+        """Take it: this daemon never ends."""
+
     def request_shutdown(self) -> None:
         """Note it."""
         self.shutdowns += 1
@@ -60,10 +64,10 @@ class FakeDaemon:
 class Caller:
     """A client of one version of the service, without a connection in between."""
 
-    def __init__(self, folder: Path, thread: LoopThread, api: ModuleType) -> None:
+    def __init__(self, folder: Path, thread: LoopThread, api: ModuleType, config: Config | None = None) -> None:
         self.folder = folder
         self.daemon = FakeDaemon(thread)
-        self.engine = Engine(self.daemon)  # type: ignore[arg-type]
+        self.engine = Engine(self.daemon, config)  # type: ignore[arg-type]
         self.api = api
         self.methods = next(
             service.methods for service in self.engine.services() if service.name.startswith(api.DESCRIPTOR.package)

@@ -32,7 +32,7 @@ _RESPONSES: Final = {"Create": "CreateTask"}
 class Served:
     """The daemon and its surroundings; a context manager that leaves no process behind."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: str = "") -> None:
         self.folder = folder
         self.runc = FakeRunc(folder / "bin")
         self.root = folder / "root"
@@ -43,6 +43,8 @@ class Served:
         self.containerd.start()
         self.environment = {**os.environ, "PATH": self.runc.search_path, "PYTHONPATH": python_path()}
         self.environment["TTRPC_ADDRESS"] = self.containerd.path
+        (folder / "config.toml").write_text(config)
+        self.environment["CONTAINERD_SHIM_CONFIG"] = str(folder / "config.toml")
         self.process = subprocess.Popen(
             [*self.command("s"), "-socket", str(self.path)], cwd=self.bundle("first"), env=self.environment
         )
@@ -110,12 +112,13 @@ class Served:
         """Create a container whose init runs a shell script, and return its pid."""
         bundle = self.bundle(container)
         (bundle / "config.json").write_text(json.dumps({**json.loads(spec), "process": _process(script)}))
-        options = AnyMessage(
-            type_url="containerd.runc.v1.Options", value=Options(root=str(self.root)).SerializeToString()
-        )
-        fields = {"options": options, **fields}
+        fields = {"options": self.options(), **fields}
         pid: int = self.call("Create", id=container, bundle=str(bundle), **fields).pid
         return pid
+
+    def options(self) -> AnyMessage:
+        """Return the runtime's options that keep its state in this folder."""
+        return AnyMessage(type_url="containerd.runc.v1.Options", value=Options(root=str(self.root)).SerializeToString())
 
     def run(self, container: str, script: str, **fields: Any) -> int:
         """Create and start a container, and return its pid."""
