@@ -78,6 +78,12 @@ faults *ARGS:
     python build/spec/build.py pyrunc
     python -m tests.faults "$@"
 
+# run thousands of containers and execs, ours and Go's (--containers N --execs N --containerd 2.1)
+soak *ARGS:
+    @packaging/system-packages demo
+    python build/spec/build.py pyrunc
+    python -m tests.soak "$@"
+
 # compare with Go's shim, side by side
 bench *ARGS:
     @packaging/system-packages demo
