@@ -55,7 +55,7 @@ class Daemon:
         self.logger = Logger.open("log", is_debug=self.flags.debug, level=level, runtime=self.runtime_id)
         self.loop = loop
         self.pool = WorkerPool(on_error=lambda error: self.logger.fault("error in a worker", error))
-        self.reaper = Reaper()
+        self.reaper = Reaper(on_error=lambda error: self.logger.fault("error in what waits for an exit", error))
         self.monitor = Monitor(self.reaper)
         address = os.environ.get("TTRPC_ADDRESS", "")
         self.publisher = RemotePublisher(loop, address, self.flags.namespace, self.logger)
@@ -63,6 +63,9 @@ class Daemon:
         self._bound = bound
         self._on_shutdown: list[Callable[[], None]] = []
         self._on_deserted: list[Callable[[], None]] = []
+        self._is_ending = False
+        self._has_logging = False
+        self._exit = shim.exit  # made here, before there are threads that might make one each
         shim._daemon = self
 
     def on_shutdown(self, callback: Callable[[], None]) -> None:
@@ -126,10 +129,16 @@ class Daemon:
         on_signal(signal.SIGINT, self._end)
         on_signal(signal.SIGUSR1, self.dump)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
-        if "logging" in sys.modules and not config.no_setup_logger:
-            from shim.runtime.log_handler import set_up_logging
+        self._set_up_logging()
 
-            set_up_logging(self.logger)
+    def _set_up_logging(self) -> None:
+        """Take over Python's logging, once, when the shim has loaded it."""
+        if self._has_logging or self.shim.config.no_setup_logger or "logging" not in sys.modules:
+            return
+        from shim.runtime.log_handler import set_up_logging
+
+        self._has_logging = True
+        set_up_logging(self.logger)
 
     def server_arguments(self) -> dict[str, Any]:
         """Return what every kind of server is made with."""
@@ -141,6 +150,7 @@ class Daemon:
 
     def listen(self, server: LoopServer) -> None:
         """Serve: from here on nothing is imported."""
+        self._set_up_logging()  # what makes the services may have been the first to load it
         self.server = server
         server.on_deserted = self._deserted
         server.add_listener(self._bound.listener)
@@ -149,6 +159,8 @@ class Daemon:
         gc.enable()
         self.logger.debug("daemon of containerd-shim", version=__version__, id=self.flags.id)
         self.logger.info("serving api on socket", socket=self._bound.path, pid=os.getpid())
+        if self._is_ending:  # it was told to before it had a server to end
+            self._shutdown()
 
     def _deserted(self) -> None:
         for callback in self._on_deserted:
@@ -156,14 +168,15 @@ class Daemon:
 
     def _end(self) -> None:
         """A signal came: the shim's own `wait_shim` may be waiting for its latch."""
-        self.shim.exit.signal()
         self.request_shutdown()
+        self._exit.signal()
 
     def _refused(self, credentials: Credentials | None) -> None:
         peer = credentials or Credentials(0, -1, -1)
         self.logger.error("refusing connection of another user", pid=peer.pid, uid=peer.uid, gid=peer.gid)
 
     def _shutdown(self) -> None:
+        self._is_ending = True
         server, self.server = self.server, None
         if server is not None:
             self.logger.info("shutting down shim instance")
@@ -200,7 +213,7 @@ class LoopDaemon(Daemon):
         server = LoopServer(shim.services(self), self._loop, self.pool, **self.server_arguments())
         self.listen(server)
         if type(shim).wait_shim is Shim.wait_shim:
-            shim.exit.on_signal(self.request_shutdown)
+            self._exit.on_signal(self.request_shutdown)
         else:
             self.pool.submit(self._wait)
         self._loop.run()
@@ -208,6 +221,8 @@ class LoopDaemon(Daemon):
     def _wait(self) -> None:
         try:
             self.shim.wait_shim()
+        except Exception as error:  # the author's, and the daemon ends by it
+            self.logger.fault("error in wait_shim", error)
         finally:
             self.request_shutdown()
 

@@ -9,8 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,84 +20,11 @@ from shim import __version__
 from shim.api.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from shim.api.task_v2_pb2 import DeleteResponse
 from shim.api.types_pb2 import RuntimeInfo
-from shim.runtime.address import socket_path
-from shim.testing import FakeContainerd
 from shim.ttrpc import Client, Rpc, RpcError, connect
-from tests.fakes import PATIENCE_S, ROOT, connect_soon, python_path, wait_until
+from tests.fakes import PATIENCE_S, ROOT, connect_soon, wait_until
+from tests.runtime.home import Home
 
 RUNTIME = "io.containerd.tiny.v1"
-Result = subprocess.CompletedProcess[bytes]
-
-
-class Home:
-    """A containerd with one bundle, and the shim run in it, its two outputs apart."""
-
-    def __init__(self, spawn: str) -> None:
-        self.id = "c1"
-        self.containerd = FakeContainerd([sys.executable, "-m", "tests.runtime.tiny"], style="2.0", namespace="n")
-        self.bundle = self.containerd.bundle(self.id)
-        self.bundle.open_log()
-        self.sockets = Path(self.containerd.socket_dir)
-        self.sockets.mkdir()
-        self.environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": python_path(),
-            "CONTAINERD_SHIM_SPAWN": spawn,
-            "TINY_SOCKETS": str(self.sockets),
-            "NOTIFY_SOCKET": "/run/notify",
-        }
-
-    def run(self, *arguments: str, stdin: bytes = b"", **environment: str) -> Result:
-        """Run the shim to its end."""
-        command = [*self.containerd.command, *arguments]
-        env = {**self.environment, **environment}
-        return subprocess.run(
-            command, cwd=self.bundle.path, env=env, input=stdin, capture_output=True, timeout=PATIENCE_S
-        )
-
-    def start(self, *, stdin: bytes = b"", **environment: str) -> Result:
-        """Run `start` as containerd does."""
-        arguments = self.containerd.version.start_arguments(self.containerd.call(self.id))
-        return self.run(*arguments, stdin=stdin, **environment)
-
-    @property
-    def socket(self) -> Path:
-        """Where the daemon listens."""
-        return Path(socket_path(self.containerd.grpc_address, "n", self.id, str(self.sockets)))
-
-    def daemons(self) -> list[int]:
-        """Return the pids of this container's daemons."""
-        return [process.pid for process in self.containerd.processes()]
-
-
-@pytest.fixture(params=["fork", "reexec"])
-def spawn(request: pytest.FixtureRequest) -> str:
-    """Each way to become a daemon."""
-    assert isinstance(request.param, str)
-    return request.param
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    """A shim that will not leave a daemon."""
-    home = Home("reexec")
-    yield home
-    home.containerd.close()
-
-
-@pytest.fixture
-def nest(spawn: str) -> Iterator[Home]:
-    """A shim that may leave a daemon, which is ended here in good order."""
-    home = Home(spawn)
-    yield home
-    for pid in home.daemons():
-        os.kill(pid, signal.SIGTERM)
-    ended = wait_until(lambda: not home.daemons())
-    sockets = [*home.sockets.glob("*")]
-    home.containerd.close()
-
-    assert ended
-    assert [] == sockets
 
 
 def tell(client: Client) -> dict[str, Any]:
@@ -173,7 +98,7 @@ def test_info_refuses_garbage(home: Home) -> None:
 
 def test_delete_answers_in_protobuf(home: Home) -> None:
     """Even before anything was created."""
-    result = home.run("-namespace", "n", "-id", "c", "-bundle", str(home.bundle.path), "delete")
+    result = home.run("-namespace", "n", "-id", "c", "-bundle", str(home.bundle), "delete")
     answer = DeleteResponse.FromString(result.stdout)
 
     assert (0, b"") == (result.returncode, result.stderr)
@@ -193,20 +118,18 @@ def test_start_leaves_a_daemon_that_serves(nest: Home) -> None:
     result = nest.start()
 
     assert (0, b"") == (result.returncode, result.stderr)
-    assert f"unix://{nest.socket}" == result.stdout.decode() == (nest.bundle.path / "address").read_text()
+    assert f"unix://{nest.socket}" == result.stdout.decode() == (nest.bundle / "address").read_text()
     with connect(result.stdout.decode()) as client:
         facts = tell(client)
     opened = facts["descriptors"]
     assert [facts["pid"]] == nest.daemons() == [facts["group"]]
-    assert ["/dev/null", "/dev/null", str(nest.bundle.path / "log")] == [opened[number] for number in "012"]
+    assert ["/dev/null", "/dev/null", str(nest.bundle / "log")] == [opened[number] for number in "012"]
     assert f"containerd-shim-{nest.id}" == facts["environment"]["OTEL_SERVICE_NAME"]
     assert facts["environment"].keys() >= {"PATH", "CONTAINERD_SHIM_SPAWN"}
-    assert ["-namespace", "n", "-id", nest.id, "-address", nest.containerd.grpc_address] == [
-        word for word in facts["arguments"] if word
-    ][-6:]
+    assert ["-namespace", "n", "-id", nest.id, "-address", "/a"] == [word for word in facts["arguments"] if word][-6:]
     assert not facts["debug"]
-    nest.bundle.wait_for_log('level=info msg="serving api on socket"')
-    assert 1 == nest.bundle.log.count("\n")
+    assert 'level=info msg="serving api on socket"' in nest.log()
+    assert 1 == nest.log().count("\n")
 
 
 def test_start_answers_bootstrap_params_in_kind(nest: Home) -> None:
@@ -218,13 +141,13 @@ def test_start_answers_bootstrap_params_in_kind(nest: Home) -> None:
 
     assert (0, b"") == (result.returncode, result.stderr)
     assert (3, "ttrpc", f"unix://{sockets}/{nest.socket.name}") == (answer.version, answer.protocol, answer.address)
-    assert not (nest.bundle.path / "address").exists()
+    assert not (nest.bundle / "address").exists()
     with connect(answer.address) as client:
         assert tell(client)["debug"]
     os.kill(nest.daemons()[0], signal.SIGTERM)
     assert wait_until(lambda: not nest.daemons())
     sockets.rmdir()
-    nest.bundle.wait_for_log('level=debug msg="daemon of containerd-shim"')
+    assert 'level=debug msg="daemon of containerd-shim"' in nest.log()
 
 
 @pytest.mark.parametrize("spawn", ["reexec"], indirect=True)
@@ -232,16 +155,16 @@ def test_a_second_start_of_the_group_meets_the_first(nest: Home) -> None:
     """No other daemon, the same answer, and a file for containerd 1.7 in the second bundle too."""
     options = AnyMessage(type_url="a.B", value=b"x").SerializeToString()
     first = nest.start(TINY_GROUP="g")
-    (nest.bundle.path / "address").unlink()
+    (nest.bundle / "address").unlink()
     second = nest.start(TINY_GROUP="g", stdin=options)
 
-    assert first.stdout == second.stdout == (nest.bundle.path / "address").read_bytes()
+    assert first.stdout == second.stdout == (nest.bundle / "address").read_bytes()
     assert 1 == len(nest.daemons())
 
 
 def test_a_start_that_fails_leaves_no_daemon_and_no_socket(nest: Home) -> None:
     """Even when all but its last step has been done."""
-    (nest.bundle.path / "address").mkdir()
+    (nest.bundle / "address").mkdir()
     result = nest.start()
 
     assert (1, b"") == (result.returncode, result.stdout)
@@ -255,9 +178,8 @@ def test_a_daemon_that_cannot_be_loaded_says_so_and_goes(nest: Home) -> None:
     result = nest.start(TINY_FAIL="preload")
 
     assert 0 == result.returncode
-    assert wait_until(lambda: not nest.daemons())
-    assert wait_until(lambda: re.search(r"cannot load\sthis", nest.bundle.log))
-    assert not nest.socket.exists()
+    assert nest.has_ended()
+    assert re.search(r"cannot load\sthis", nest.log())
 
 
 def test_shutdown_answers_and_then_ends_the_daemon(nest: Home) -> None:
@@ -267,8 +189,9 @@ def test_shutdown_answers_and_then_ends_the_daemon(nest: Home) -> None:
 
     assert not nest.socket.exists()
     assert wait_until(lambda: not nest.daemons())
-    pattern = r'level=error msg="error in shutdown" error="ZeroDivisionError: [^\n]*\n.* msg="last words"'
-    assert wait_until(lambda: re.search(pattern, nest.bundle.log))
+    assert re.search(
+        r'level=error msg="error in shutdown" error="ZeroDivisionError: [^\n]*\n.* msg="last words"', nest.log()
+    )
     client.close()
 
 
@@ -281,8 +204,8 @@ def test_a_bug_in_a_handler_is_logged_and_the_daemon_lives(nest: Home) -> None:
         assert tell(client)["pid"] in nest.daemons()
 
     assert (2, "a bug") == (caught.value.code, caught.value.message)
-    nest.bundle.wait_for_log('level=error msg="error in test.v1.Tiny/Fail" error="ZeroDivisionError: a bug" trace="')
-    nest.bundle.wait_for_log(f" runtime={RUNTIME}\n")
+    assert 'level=error msg="error in test.v1.Tiny/Fail" error="ZeroDivisionError: a bug" trace="' in nest.log()
+    assert f" runtime={RUNTIME}\n" in nest.log()
 
 
 def test_a_daemon_may_bind_its_socket_itself(home: Home) -> None:
@@ -290,7 +213,7 @@ def test_a_daemon_may_bind_its_socket_itself(home: Home) -> None:
     path = home.sockets / "own"
     flags = ["-namespace", "n", "-id", home.id, "-socket", f"unix://{path}"]
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.runtime.tiny", *flags], cwd=home.bundle.path, env=home.environment
+        [sys.executable, "-m", "tests.runtime.tiny", *flags], cwd=home.bundle, env=home.environment
     ) as daemon:
         try:
             with connect_soon(f"unix://{path}") as client:
