@@ -72,6 +72,18 @@ fuzz *ARGS:
 interop *ARGS:
     python -m tests.interop "$@"
 
+# kill the shim, runc, the logger and containerd at every step (--rounds N --containerd 2.1; --go for Go's shim)
+faults *ARGS:
+    @packaging/system-packages demo
+    python build/spec/build.py pyrunc
+    python -m tests.faults "$@"
+
+# run thousands of containers and execs, ours and Go's (--containers N --execs N --containerd 2.1)
+soak *ARGS:
+    @packaging/system-packages demo
+    python build/spec/build.py pyrunc
+    python -m tests.soak "$@"
+
 # compare with Go's shim, side by side
 bench *ARGS:
     @packaging/system-packages demo

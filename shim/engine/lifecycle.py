@@ -45,6 +45,9 @@ class EventSink(Protocol):
     def resumed(self, container: Container) -> None:
         """The container runs again."""
 
+    def checkpointed(self, container: Container, path: str) -> None:
+        """The container has been written to a folder."""
+
     def oom(self, container: Container) -> None:
         """The kernel killed a process of the container for memory."""
 
@@ -61,6 +64,12 @@ class Lifecycle:
         self._starting: dict[int, Window] = {}
         reaper.listener = self._reaped
 
+    def require_init(self, container: Container) -> None:
+        """Raise FailedPreconditionError if the container's init has ended: no exec can start then."""
+        if container.init_has_exited:
+            text = f"container {container.id} init process is not running: failed precondition"
+            raise FailedPreconditionError(text)
+
     def launch(self, process: Process) -> Launch:
         """Return a context in which a runtime brings `process` to life; see `Launch`.
 
@@ -70,9 +79,7 @@ class Lifecycle:
         with self._lock:
             container = process.container
             if not process.is_init:
-                if container.init_has_exited:
-                    text = f"container {container.id} init process is not running: failed precondition"
-                    raise FailedPreconditionError(text)
+                self.require_init(container)
                 container.execs_alive += 1
             elif process.pid:
                 # Its exit counts as early from here on: start must be told first.
@@ -153,7 +160,7 @@ class Lifecycle:
 
     def _finish(self, process: Process, exit_: Exit) -> None:
         if process.is_init:
-            process.container.stop_watching_memory()
+            process.container.memory.stop()
         process.finish(exit_)
         self.sink.exited(process)
 

@@ -164,10 +164,27 @@ def _delete(shim: Shim, flags: Flags) -> bytes:
     if not flags.id:
         raise InvalidArgumentError("shim id cannot be empty")
     deleted = shim.delete_shim()
+    _remove_dead_socket()
     at = deleted.exited_at
     # Each part by itself: all of today's nanoseconds are more than a float holds.
     at_ns = time.time_ns() if at is None else int(at // 1) * 1_000_000_000 + int(at % 1 * 1e9)
     return bootstrap.write_deleted(deleted.pid, deleted.exit_status, at_ns)
+
+
+def _remove_dead_socket() -> None:
+    """Remove what a killed daemon has left besides its container: its socket, by what stands in the bundle.
+
+    A daemon that lives on, with other containers of its group, keeps its own.
+    """
+    from shim.runtime import legacy
+
+    text = legacy.read_address(os.getcwd())
+    if text.startswith("unix://"):
+        path = text.removeprefix("unix://")
+        if os.path.exists(path):  # nearly never: a daemon that ends in good order takes it along
+            from shim.runtime import address
+
+            address.remove_dead(path)
 
 
 def _serve(shim: Shim, flags: Flags) -> None:

@@ -62,6 +62,7 @@ class Daemon:
         self.server: LoopServer | None = None
         self._bound = bound
         self._on_shutdown: list[Callable[[], None]] = []
+        self._on_deserted: list[Callable[[], None]] = []
         self._is_ending = False
         self._has_logging = False
         self._exit = shim.exit  # made here, before there are threads that might make one each
@@ -70,6 +71,15 @@ class Daemon:
     def on_shutdown(self, callback: Callable[[], None]) -> None:
         """Call `callback()` on the loop when the daemon ends, after the last answer."""
         self._on_shutdown.append(callback)
+
+    @property
+    def is_deserted(self) -> bool:
+        """True while nobody is connected: containerd has gone, or has not come yet."""
+        return self.server is None or not self.server.connections
+
+    def on_deserted(self, callback: Callable[[], None]) -> None:
+        """Call `callback()` on the loop whenever the last connection has ended: containerd has gone, as a rule."""
+        self._on_deserted.append(callback)
 
     def request_shutdown(self) -> None:
         """End the daemon once the calls in flight have been answered; safe from any thread, repeating is fine.
@@ -142,6 +152,7 @@ class Daemon:
         """Serve: from here on nothing is imported."""
         self._set_up_logging()  # what makes the services may have been the first to load it
         self.server = server
+        server.on_deserted = self._deserted
         server.add_listener(self._bound.listener)
         os.chdir("/")  # the bundle that happened to be first goes away before the daemon does
         gc.freeze()  # what is there by now stays: no collection needs to look at it
@@ -150,6 +161,10 @@ class Daemon:
         self.logger.info("serving api on socket", socket=self._bound.path, pid=os.getpid())
         if self._is_ending:  # it was told to before it had a server to end
             self._shutdown()
+
+    def _deserted(self) -> None:
+        for callback in self._on_deserted:
+            callback()
 
     def _end(self) -> None:
         """A signal came: the shim's own `wait_shim` may be waiting for its latch."""

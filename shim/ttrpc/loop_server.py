@@ -83,6 +83,7 @@ class LoopServer:
         self.limits = limits or Limits()
         self._on_fault = on_fault
         self.is_draining = False
+        self.on_deserted: Callable[[], None] | None = None  # called when the last connection has ended
         self.is_plain = not self.limits.calls  # nothing but its handler decides what a call is answered
         self._authorize = authorize
         self._on_refused = on_refused
@@ -260,6 +261,8 @@ class LoopServer:
     def forget(self, peer: Peer) -> None:
         """Drop a closed connection from the books."""
         self._peers.discard(peer)
+        if not self._peers and self.on_deserted is not None:
+            self.on_deserted()
         if self.limits.connections:
             self._watch_listeners(READABLE)
 

@@ -21,20 +21,18 @@ def dump(served: Served) -> str:
 
 def test_sigusr1_tells_each_container_and_exec_while_a_create_hangs(own: Served) -> None:
     """With their states; the hanging one is an open call, and the others are served meanwhile."""
-    hold = own.folder / "hold"
-    hold.touch()
-    own.runc.before("create", f'case $id in hanging) while [ -e "{hold}" ]; do sleep 0.01; done ;; esac')
     running, created = own.run("running", SLEEP), own.create("created", SLEEP)
     execs = own.exec("running", "e1", SLEEP), own.exec("running", "e2", "exit 3")
     own.call("Wait", id="running", exec_id="e2")
     own.add_exec("running", "e3", SLEEP)
     ended = own.run("ended", "exit 7")
     own.call("Wait", id="ended")
+    gate = own.runc.hangs("create")
     hanging = threading.Thread(target=own.create, args=("hanging", SLEEP))
     hanging.start()
     waiting, _ = own.later("Wait", id="running")
     try:
-        assert wait_until(lambda: [] != [call for call in own.runc.calls() if call[-1] == "hanging"])
+        gate.wait_reached()
         assert wait_until(lambda: dump(own).count("open call ") == 2)
         told = dump(own)
 
@@ -44,7 +42,7 @@ def test_sigusr1_tells_each_container_and_exec_while_a_create_hangs(own: Served)
         assert (5, "container not created: not found") == own.fails("State", id="hanging")
         after = dump(own)
     finally:
-        hold.unlink()
+        gate.release()
         hanging.join(PATIENCE_S)
         own.call("Kill", id="running", signal=9, all=True)
         waiting.join(PATIENCE_S)

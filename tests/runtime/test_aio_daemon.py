@@ -11,8 +11,9 @@ import pytest
 
 from shim.api import events_pb2
 from shim.api.task_v3_ttrpc import TaskRpcs
+from shim.testing import EventService
 from shim.ttrpc import Client, ConnectionClosedError, RpcError, connect
-from tests.fakes import PATIENCE_S, FakeContainerd, LoopThread, wait_until
+from tests.fakes import PATIENCE_S, wait_until
 from tests.runtime.home import Home
 
 # Both ways to a daemon are the same from its first call on.
@@ -34,13 +35,13 @@ def become(home: Home, name: str) -> Home:
 
 
 @pytest.fixture
-def containerd(tmp_path: Path) -> Iterator[FakeContainerd]:
+def containerd(tmp_path: Path) -> Iterator[EventService]:
     """Who takes the events."""
-    with LoopThread() as thread, FakeContainerd(thread, tmp_path / "ttrpc") as containerd:
+    with EventService(tmp_path / "ttrpc") as containerd:
         yield containerd
 
 
-def test_reaper_monitor_and_publisher_work_on_asyncios_loop(aio: Home, containerd: FakeContainerd) -> None:
+def test_reaper_monitor_and_publisher_work_on_asyncios_loop(aio: Home, containerd: EventService) -> None:
     """A child's exit comes to a coroutine, and its event to containerd."""
     become(aio, "watching").environment["TTRPC_ADDRESS"] = containerd.path
     with aio.connect() as client:
@@ -55,7 +56,7 @@ def test_reaper_monitor_and_publisher_work_on_asyncios_loop(aio: Home, container
     ]
 
 
-def test_events_survive_a_restart_of_containerd(aio: Home, containerd: FakeContainerd) -> None:
+def test_events_survive_a_restart_of_containerd(aio: Home, containerd: EventService) -> None:
     """On asyncio's loop as on the other."""
     become(aio, "watching").environment["TTRPC_ADDRESS"] = containerd.path
     with aio.connect() as client:

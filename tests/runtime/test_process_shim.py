@@ -12,15 +12,16 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 
 from shim.api.bootstrap_pb2 import BootstrapParams
 from shim.api.task_v3_ttrpc import TaskRpcs
+from shim.testing import EventService
 from shim.ttrpc import Client, RpcError, connect
-from tests.fakes import PATIENCE_S, FakeContainerd, LoopThread, wait_until
+from tests.fakes import PATIENCE_S, wait_until
 from tests.runtime.home import Home, ask
 
 
 class Processes(Home):
     """A bundle, and the daemon that serves its one container, `c`."""
 
-    def begin(self, containerd: FakeContainerd) -> Client:
+    def begin(self, containerd: EventService) -> Client:
         """Start the daemon, whose socket is in a folder of ours."""
         params = BootstrapParams(instance_id=self.id, namespace="n", socket_dir=str(self.sockets))
         started = self.start(stdin=params.SerializeToString(), TTRPC_ADDRESS=containerd.path)
@@ -43,14 +44,14 @@ class Processes(Home):
 
 
 @pytest.fixture
-def containerd(tmp_path: Path) -> Iterator[FakeContainerd]:
+def containerd(tmp_path: Path) -> Iterator[EventService]:
     """Who takes the events."""
-    with LoopThread() as thread, FakeContainerd(thread, tmp_path / "ttrpc") as containerd:
+    with EventService(tmp_path / "ttrpc") as containerd:
         yield containerd
 
 
 @pytest.fixture
-def home(tmp_path: Path, sockets: Path, containerd: FakeContainerd) -> Iterator[Processes]:
+def home(tmp_path: Path, sockets: Path, containerd: EventService) -> Iterator[Processes]:
     """A bundle; its daemon has met no fault by the end, and ends before containerd does."""
     home = Processes(tmp_path, sockets, "fork", "examples.process_shim")
     home.python = ("-W", "error")
@@ -61,7 +62,7 @@ def home(tmp_path: Path, sockets: Path, containerd: FakeContainerd) -> Iterator[
 
 
 @pytest.fixture
-def client(home: Processes, containerd: FakeContainerd) -> Iterator[Client]:
+def client(home: Processes, containerd: EventService) -> Iterator[Client]:
     """Who calls the daemon."""
     with home.begin(containerd) as client:
         ask(client, TaskRpcs.CONNECT, id="c")  # so that the connection counts as open
@@ -75,7 +76,7 @@ def refusal(client: Client, rpc: Any, **fields: Any) -> str:
     return caught.value.message
 
 
-def topics(containerd: FakeContainerd, last: str) -> list[str]:
+def topics(containerd: EventService, last: str) -> list[str]:
     """Return the topics of the container's events, once the last one is there."""
     assert wait_until(lambda: last in containerd.topics("c"))
     return [topic.removeprefix("/tasks/") for topic in containerd.topics("c")]
@@ -106,7 +107,7 @@ def test_a_process_waits_at_its_gate(home: Processes, client: Client) -> None:
 
 @pytest.mark.parametrize("how", ["deleted", "killed"])
 def test_a_container_that_never_ran_can_be_deleted(
-    home: Processes, client: Client, containerd: FakeContainerd, how: str
+    home: Processes, client: Client, containerd: EventService, how: str
 ) -> None:
     """Its process ends, and its exit is told before its delete; nothing stays open."""
     before = home.descriptors()
@@ -192,7 +193,7 @@ def test_shutdown_waits_for_the_last_container(home: Processes, client: Client) 
     assert home.has_ended()
 
 
-def test_delete_of_a_dead_daemon_ends_what_it_left(home: Processes, containerd: FakeContainerd) -> None:
+def test_delete_of_a_dead_daemon_ends_what_it_left(home: Processes, containerd: EventService) -> None:
     """By the bundle's files, at the gate or running; a second one finds nothing."""
     with home.begin(containerd) as client:
         pids = [home.create(client, "sh -c 'sleep 60 & sleep 60'")]

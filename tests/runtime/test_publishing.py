@@ -13,13 +13,14 @@ import pytest
 from shim import InvalidArgumentError, StandalonePublisher, UnavailableError, topics
 from shim.api import TaskExit, TaskOOM
 from shim.runtime.logger import Logger
-from tests.fakes import ROOT, Event, FakeContainerd, LoopThread, open_descriptors, python_path
+from shim.testing import Event, EventService
+from tests.fakes import ROOT, open_descriptors, python_path
 
 
 @pytest.fixture
-def containerd(tmp_path: Path) -> Iterator[FakeContainerd]:
+def containerd(tmp_path: Path) -> Iterator[EventService]:
     """A containerd that is there."""
-    with LoopThread() as thread, FakeContainerd(thread, tmp_path / "containerd.sock.ttrpc") as containerd:
+    with EventService(tmp_path / "containerd.sock.ttrpc") as containerd:
         yield containerd
 
 
@@ -31,7 +32,7 @@ def example(address: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("prefix", ["", "unix://"])
-def test_leaving_has_delivered_all(containerd: FakeContainerd, prefix: str) -> None:
+def test_leaving_has_delivered_all(containerd: EventService, prefix: str) -> None:
     """In order; no thread and no descriptor is left."""
     before = open_descriptors(), threading.active_count()
     with StandalonePublisher(prefix + containerd.path, "ns") as publisher:
@@ -79,7 +80,7 @@ def test_an_error_of_the_callers_own_is_the_one_that_is_seen(tmp_path: Path) -> 
         publish()
 
 
-def test_patience_outlasts_a_restart(containerd: FakeContainerd) -> None:
+def test_patience_outlasts_a_restart(containerd: EventService) -> None:
     """An event from before containerd comes back is delivered, and leaving waits for it."""
     containerd.stop()
     back = threading.Timer(0.2, containerd.start)
@@ -91,7 +92,7 @@ def test_patience_outlasts_a_restart(containerd: FakeContainerd) -> None:
     assert ["/tasks/oom"] == [event.topic for event in containerd.events]
 
 
-def test_what_is_published_too_late_is_no_error(containerd: FakeContainerd) -> None:
+def test_what_is_published_too_late_is_no_error(containerd: EventService) -> None:
     """A thread of the program may not know that it is over."""
     with StandalonePublisher(containerd.path, "ns") as publisher:
         pass
@@ -100,7 +101,7 @@ def test_what_is_published_too_late_is_no_error(containerd: FakeContainerd) -> N
     assert [] == containerd.events
 
 
-def test_a_refused_event_is_told_to_the_logger(containerd: FakeContainerd, tmp_path: Path) -> None:
+def test_a_refused_event_is_told_to_the_logger(containerd: EventService, tmp_path: Path) -> None:
     """And is no reason to wait."""
     (tmp_path / "log").touch()
     logger = Logger.open(str(tmp_path / "log"), is_debug=False)
@@ -122,7 +123,7 @@ def test_no_address_is_refused() -> None:
         StandalonePublisher("", "ns")
 
 
-def test_the_example_prints_its_three_lines(containerd: FakeContainerd) -> None:
+def test_the_example_prints_its_three_lines(containerd: EventService) -> None:
     """And its event is there when it says so."""
     done = example(containerd.path)
 
