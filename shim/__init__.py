@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         UnimplementedError,
     )
     from shim.host import cgroup, mount
-    from shim.runtime import topics
+    from shim.runtime import log_driver, topics
     from shim.runtime.address import socket_address
     from shim.runtime.config import Config
     from shim.runtime.exit_signal import ExitSignal
@@ -72,6 +72,7 @@ _HOMES = {
     "cgroup": "shim.host",
     "current_trace": "shim.runtime.tracing",
     "from_timestamp": "shim.runtime.timestamps",
+    "log_driver": "shim.runtime",
     "mount": "shim.host",
     "parse": "shim.runtime.flags",
     "run": "shim.runtime.main",
@@ -114,6 +115,7 @@ __all__ = [
     "cgroup",
     "current_trace",
     "from_timestamp",
+    "log_driver",
     "mount",
     "parse",
     "run",
