@@ -1,7 +1,7 @@
 """Log drivers: the programs behind log URIs of the form `binary:///path/to/program?key=value`.
 
 Rule: a program of its own that a shim starts for each container or exec; it loads nothing else of the shim's runtime.
-A driver is ready when it writes a byte to descriptor 5 and closes it: `binary` takes either, `binary-v2` wants the byte.
+A driver is ready when it writes a byte to descriptor 5 and closes it: `binary` takes either, `binary-v2` the byte.
 Spec: containerd core/runtime/v2/logging; contract 8.6.
 """
 
