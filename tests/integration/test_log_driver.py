@@ -1,4 +1,4 @@
-"""Go's shim with a log driver of ours, by the URI that `ctr run` takes."""
+"""Go's shim and ours with a log driver of ours, by the URI that `ctr run` takes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from shim.testing.containerd import GO_RUNTIME, Containerd
+import pytest
+
+from shim.testing.containerd import GO_RUNTIME, RUNTIME, Containerd
 from shim.testing.releases import Release
 from tests.fakes import ROOT
 from tests.integration.client import wait_until
@@ -25,12 +27,17 @@ def write_driver(folder: Path) -> Path:
     return path
 
 
-def test_gos_shim_gives_all_output_to_our_driver(release: Release, tmp_path: Path) -> None:
-    """Both streams are in the file that the URI names, each line with the container's id."""
+@pytest.mark.parametrize(
+    ("runtime", "scheme"), [(GO_RUNTIME, "binary"), (RUNTIME, "binary"), (RUNTIME, "binary-v2")], ids=str
+)
+def test_a_shim_gives_all_output_to_our_driver(
+    release: Release, shim_folder: Path, tmp_path: Path, runtime: str, scheme: str
+) -> None:
+    """Go's and ours: both streams are in the file that the URI names, each line with the container's id."""
     log = tmp_path / "hello.log"
-    with Containerd(release, runtime=GO_RUNTIME) as containerd:
+    with Containerd(release, [shim_folder], runtime=runtime) as containerd:
         containerd.import_image()
-        uri = f"binary://{write_driver(tmp_path)}?file={log}"
+        uri = f"{scheme}://{write_driver(tmp_path)}?file={log}"
         containerd.run("hello", "sh", "-c", SCRIPT, detach=True, options=["--log-uri", uri])
         containerd.wait_status("hello", "STOPPED", timeout_s=60)
         containerd.ctr("tasks", "rm", "hello")
