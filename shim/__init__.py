@@ -1,5 +1,8 @@
 """containerd shims in Python.
 
+A shim is a subclass of `Shim` that answers the calls of `Task`, and `run` makes a program of it; docs/guide.md begins
+there.  Modules: `mount` (`shim.host.mount`), `cgroup` (`shim.host.cgroup`), `log_driver` (`shim.runtime.log_driver`),
+`topics` (`shim.runtime.topics`); `shim.aio`, `shim.api` and `shim.ttrpc` are imported by themselves.
 Names are re-exported on first use (PEP 562), so that `import shim.ttrpc` loads no runtime, and a `start` only what it
 needs.
 """

@@ -1,7 +1,7 @@
 """Everything public says what it is: classes, functions, methods and properties of the modules with a page.
 
-Public is what `__all__` names, else what a module defines without a leading underscore.  Generated code is left out:
-messages, and the services and clients that protoc-gen-ttrpc-python writes.
+Public is what `__all__` names, else what a module defines without a leading underscore.  Messages are left out: what
+they hold is all there is to say.  The docstrings of generated services are the comments of their .proto files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def documented() -> list[str]:
         node.value for node in tree.body if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "MODULES"
     ]
     assert listed is not None
-    named = [str(name) for name in ast.literal_eval(listed) if not str(name).endswith("_ttrpc")]
+    named = [str(name) for name in ast.literal_eval(listed)]
     inner = [
         f"{package}.{path.stem}" for package in PACKAGES for path in (ROOT / package.replace(".", "/")).glob("*.py")
     ]
@@ -65,8 +65,7 @@ def lacking(name: str, value: object) -> Iterator[str]:
     for part, member in ((part, member) for owner in value.__mro__ for part, member in vars(owner).items()):
         function = getattr(member, "__func__", member.fget if isinstance(member, property) else member)
         home = getattr(function, "__module__", "")
-        is_ours = str(home).startswith("shim") and not str(home).endswith("_ttrpc")
-        if not part.startswith("_") and inspect.isfunction(function) and is_ours:
+        if not part.startswith("_") and inspect.isfunction(function) and str(home).startswith("shim"):
             if not function.__doc__:
                 yield f"{name}.{part}"
 
