@@ -106,8 +106,7 @@ def test_files_can_be_loaded_without_being_run(block: Any, folder: Path, monkeyp
 
 
 def test_links_of_pages_lead_somewhere() -> None:
-    """Those to files of this repository; docs/testing.md comes with shim.testing's fakes."""
+    """Those to files of this repository."""
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
-            is_there = (page.parent / target).exists() or target == "testing.md"
-            assert is_there or target.startswith("http"), f"{page.name}: {target}"
+            assert (page.parent / target).exists() or target.startswith("http"), f"{page.name}: {target}"

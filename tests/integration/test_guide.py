@@ -186,7 +186,7 @@ def test_events_log_and_description_tell_of_a_life(hand: Callable[[str], Hand]) 
 
     assert 137 == client.wait().exit_status
     assert 137 == client.delete().exit_status
-    by_hand.events.wait("/tasks/exit")
+    by_hand.events.wait_for("/tasks/exit")
     assert ["/tasks/create", "/tasks/start", "/tasks/exit"] == by_hand.events.topics("told")
     log = dump + by_hand.wait_log("told", "msg=ended")
     assert re.search(rf"level=info msg=starting id=told pid={pid} logger=telling runtime=\S+\n", log)
