@@ -194,7 +194,9 @@ def test_events_log_and_description_tell_of_a_life(hand: Callable[[str], Hand]) 
     assert f"container told: pid {pid}\n" in dump
     (shown,) = texts(GUIDE, "Events, log and description", "text")
     first, *_, waiting, _, _, last = shown.splitlines()
-    assert all(line in dump.splitlines() for line in (first, waiting, last))
+    lines = dump.splitlines()
+    assert {first, last} <= set(lines)
+    assert [line for line in lines if line.startswith(waiting.rstrip("0"))]  # events may be on their way still
 
 
 CALLER: Final = """
