@@ -53,6 +53,11 @@ fmt:
 gen:
     python protos/generate.py
 
+# the API reference, into .work/docs
+docs:
+    @python -c 'import pdoc' 2>&- || python -m pip install -q --group docs
+    python docs/reference.py
+
 # freeze a shim into dist/: pyrunc, skeleton or skeleton-async
 build NAME="pyrunc":
     @packaging/system-packages build

@@ -41,7 +41,7 @@ class ConsoleSocket:
             self._folder = tempfiles.make_folder(tempfiles.short_folder(MAX_UNIX_PATH - _ROOM), "pty")
         except OSError as error:
             raise StdioError(f"failed to create OCI runtime console socket: {error.strerror}") from None
-        self.path = os.path.join(self._folder, _NAME)
+        self.path: str = os.path.join(self._folder, _NAME)
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._sock.bind(self.path)

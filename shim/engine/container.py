@@ -85,12 +85,14 @@ class Container:
         self._owner = owner
         self.bundle = bundle
         self.runc = runc
-        self.id = runc.container_id
+        self.id: str = runc.container_id
         self.checkpoint = checkpoint
-        self.init = Process(self, self.id, stdio, state=State.CHECKPOINTED if checkpoint.path else State.CREATED)
+        self.init: Process = Process(
+            self, self.id, stdio, state=State.CHECKPOINTED if checkpoint.path else State.CREATED
+        )
         self.mounts: tuple[mount.Mount, ...] = ()
         self.cgroup: cgroup.Cgroup | None = None
-        self.memory = MemoryWatch(shim.loop, lambda: shim.lifecycle.sink.oom(self))
+        self.memory: MemoryWatch = MemoryWatch(shim.loop, lambda: shim.lifecycle.sink.oom(self))
         self._execs: dict[str, Process] = {}
         self._execs_lock = threading.Lock()
         self._shares_pids = not bundle.has_own_pid_namespace()

@@ -22,7 +22,7 @@ class Containers:
         self._containers: dict[str, Container] = {}
         self._reserved: set[str] = set()
         self._is_closed = False
-        self.had_any = False
+        self.had_any: bool = False
 
     def __len__(self) -> int:
         return len(self._containers)

@@ -218,7 +218,7 @@ class Engine:
     def __init__(self, daemon: Daemon, config: Config | None = None) -> None:
         self._daemon = daemon
         self._config = config or DEFAULT_CONFIG
-        self.containers = Containers()
+        self.containers: Containers = Containers()
         lifecycle = Lifecycle(daemon.reaper, TaskEvents(daemon.publisher), daemon.pool.submit)
         daemon.on_deserted(self.end_if_deserted)
         farewell = Farewell(daemon.loop)

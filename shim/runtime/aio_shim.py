@@ -74,7 +74,7 @@ class Shim:
         self.runtime_id = runtime_id
         self.flags = flags
         self.config = config
-        self.exit = ExitSignal()
+        self.exit: ExitSignal = ExitSignal()
         self._daemon: Daemon | None = None
 
     @property

@@ -38,7 +38,7 @@ class Child:
     __slots__ = ("_callbacks", "_done", "_exit", "_reaper", "pid")
 
     def __init__(self, reaper: Reaper | None = None) -> None:
-        self.pid = 0
+        self.pid: int = 0
         self._callbacks: list[Callable[[Exit], object]] = []
         self._reaper = reaper
         self._exit: Exit | None = None

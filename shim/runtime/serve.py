@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shim.runtime.address import Bound
+    from shim.runtime.flags import Flags
 
 _GRACE_S: Final = 3.0
 _FLUSH_S: Final = 5.0
@@ -49,16 +50,16 @@ class Daemon:
     def __init__(self, shim: Shim, bound: Bound, loop: EventLoop, stop: Callable[[], None]) -> None:
         self.shim = shim
         self._stop = stop
-        self.flags = shim.flags
-        self.runtime_id = shim.runtime_id
+        self.flags: Flags = shim.flags
+        self.runtime_id: str = shim.runtime_id
         level = shim.config.default_log_level
-        self.logger = Logger.open("log", is_debug=self.flags.debug, level=level, runtime=self.runtime_id)
+        self.logger: Logger = Logger.open("log", is_debug=self.flags.debug, level=level, runtime=self.runtime_id)
         self.loop = loop
-        self.pool = WorkerPool(on_error=lambda error: self.logger.fault("error in a worker", error))
-        self.reaper = Reaper(on_error=lambda error: self.logger.fault("error in what waits for an exit", error))
-        self.monitor = Monitor(self.reaper)
+        self.pool: WorkerPool = WorkerPool(on_error=lambda error: self.logger.fault("error in a worker", error))
+        self.reaper: Reaper = Reaper(on_error=lambda error: self.logger.fault("error in what waits for an exit", error))
+        self.monitor: Monitor = Monitor(self.reaper)
         address = os.environ.get("TTRPC_ADDRESS", "")
-        self.publisher = RemotePublisher(loop, address, self.flags.namespace, self.logger)
+        self.publisher: RemotePublisher = RemotePublisher(loop, address, self.flags.namespace, self.logger)
         self.server: LoopServer | None = None
         self._bound = bound
         self._on_shutdown: list[Callable[[], None]] = []

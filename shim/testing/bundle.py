@@ -28,12 +28,12 @@ class Bundle:
     def __init__(self, folder: Path, namespace: str, container: str, spec: Mapping[str, object] | None = None) -> None:
         """Make it below `folder`, which stands for both /run/containerd and /var/lib/containerd."""
         self.id = container
-        self.path = folder / "state/io.containerd.runtime.v2.task" / namespace / container
-        self.work = folder / "root/io.containerd.runtime.v2.task" / namespace / container
+        self.path: Path = folder / "state/io.containerd.runtime.v2.task" / namespace / container
+        self.work: Path = folder / "root/io.containerd.runtime.v2.task" / namespace / container
         for path in (self.path, self.work):
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
         self.path.mkdir(mode=0o700)
-        self.rootfs = self.path / "rootfs"
+        self.rootfs: Path = self.path / "rootfs"
         self.rootfs.mkdir(mode=0o711)
         self.work.mkdir(mode=0o711)
         (self.path / "work").symlink_to(self.work)

@@ -67,7 +67,7 @@ class Containerd(Daemon):
     ) -> None:
         super().__init__(release, path, debug=debug, environment=environment or {})
         self.runtime = runtime
-        self.namespace = namespace or f"t{secrets.token_hex(4)}"
+        self.namespace: str = namespace or f"t{secrets.token_hex(4)}"
         self.snapshotter = snapshotter or ""
         self.keep = keep
         self.left_behind: list[str] = []

@@ -59,7 +59,7 @@ class Gate:
         self._lock = threading.Lock()
         self._waiting: list[Callable[[], None]] = []
         self._is_open = False
-        self.reached = 0
+        self.reached: int = 0
 
     def pass_through(self, go_on: Callable[[], None]) -> None:
         """Call `go_on()` once released."""
@@ -98,7 +98,7 @@ class EventService(EventsService):
     """Serves `Forward` at a path, also after a stop; a context manager that starts and stops it."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        self.path: str = os.fspath(path)
         self.events: list[Event] = []
         self.requests: list[ForwardRequest] = []
         self.contexts: list[CallContext] = []

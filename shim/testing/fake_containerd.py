@@ -68,20 +68,20 @@ class FakeContainerd:
         start_limit_s: float = _START_LIMIT_S,
         end_limit_s: float = _END_LIMIT_S,
     ) -> None:
-        self.command = [os.fspath(shim)] if isinstance(shim, str | os.PathLike) else list(shim)
+        self.command: list[str] = [os.fspath(shim)] if isinstance(shim, str | os.PathLike) else list(shim)
         self.version: Version = VERSIONS[style]
         self.debug = debug
         self.start_limit_s = start_limit_s
         self.end_limit_s = end_limit_s
-        self.namespace = namespace or f"test-{secrets.token_hex(4)}"
+        self.namespace: str = namespace or f"test-{secrets.token_hex(4)}"
         parent = tempfile.gettempdir()
         # A socket path has at most 107 bytes, so a long TMPDIR is of no use.
-        self.folder = Path(tempfile.mkdtemp(prefix="fake-", dir=parent if len(parent) < _PATH_ROOM else "/tmp"))  # noqa: S108
-        self.grpc_address = str(self.folder / "c.sock")
-        self.ttrpc_address = f"{self.grpc_address}.ttrpc"
-        self.socket_dir = str(self.folder / "s")
-        self.environment = {**os.environ, **(environment or {})}
-        self.events = EventService(self.ttrpc_address)
+        self.folder: Path = Path(tempfile.mkdtemp(prefix="fake-", dir=parent if len(parent) < _PATH_ROOM else "/tmp"))  # noqa: S108
+        self.grpc_address: str = str(self.folder / "c.sock")
+        self.ttrpc_address: str = f"{self.grpc_address}.ttrpc"
+        self.socket_dir: str = str(self.folder / "s")
+        self.environment: dict[str, str] = {**os.environ, **(environment or {})}
+        self.events: EventService = EventService(self.ttrpc_address)
         self.bundles: dict[str, Bundle] = {}
         self.warnings: list[str] = []
         self._shims: list[RunningShim] = []

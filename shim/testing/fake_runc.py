@@ -87,8 +87,8 @@ class FakeRunc:
     """
 
     def __init__(self, folder: str | os.PathLike[str], name: str = "runc") -> None:
-        self.folder = Path(folder)
-        self.path = str(self.folder / name)
+        self.folder: Path = Path(folder)
+        self.path: str = str(self.folder / name)
         (self.folder / "plans").mkdir(parents=True, exist_ok=True)
         self._numbers = itertools.count(1)
         self._skipped = 0

@@ -19,7 +19,7 @@ class Container:
     """The state of one container, in a folder."""
 
     def __init__(self, root: str, name: str) -> None:
-        self.path = os.path.join(root, name)
+        self.path: str = os.path.join(root, name)
 
     @property
     def exists(self) -> bool:
