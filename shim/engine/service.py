@@ -265,8 +265,10 @@ class Engine:
             bundle = Bundle(path)
             bundle.read_spec()
             options = self._configured(options)
-            bundle.write_options(options.to_json(), options.binary_name)
             runc = self.runtime(container_id, path, options)
+            # What `delete` has to know if this daemon is killed, whoever chose it.
+            used = options._replace(root=options.root if runc.root == DEFAULT_ROOT else runc.root)
+            bundle.write_options(used.to_json(), options.binary_name if runc.binary == DEFAULT_BINARY else runc.binary)
             owner = StdioOwner(options.io_uid, options.io_gid)
             container = Container(self._surroundings, bundle, runc, stdio, owner, checkpoint)
             container.create(mounts, lambda: self.containers.add(container))

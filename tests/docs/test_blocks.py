@@ -20,6 +20,7 @@ GUIDE_AS_ROOT: Final = "tests/integration/test_guide.py"
 RUN_BY: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("README.md", "Try it"): ("sh sh", README),
     ("README.md", "Install the shim"): ("sh sh toml toml", README),
+    ("README.md", "Configure it"): ("toml", "tests/docs/test_readme_configuration.py"),
     ("README.md", "Compare it with Go's shim"): ("sh", README),
     ("README.md", "Code from a .proto file"): ("proto console", TTRPC),
     ("README.md", "A server"): ("python", TTRPC),
