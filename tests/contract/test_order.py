@@ -22,25 +22,19 @@ folder = memory.folder
 def test_trap_20_state_while_another_container_is_created(served: Served) -> None:
     """However long the runtime takes for one, the others are asked, signalled and deleted meanwhile."""
     served.run("trap20", SLEEP)
-    served.runc.before(
-        "create", 'if [ "$id" = trap20-slow ]; then : > "$here/at"; until [ -e "$here/go" ]; do sleep 0.01; done; fi'
-    )
-    (served.bundle("trap20-slow") / "init.sh").write_text(SLEEP)
-    (served.bundle("trap20-slow") / "config.json").write_text("{}")
-    options = served.options()
-    thread, created = served.later(
-        "Create", id="trap20-slow", bundle=str(served.bundle("trap20-slow")), options=options
-    )
-    assert wait_until((served.runc.folder / "at").exists)
+    gate = served.runc.hangs("create", once=True)
+    slow = served.bundle("trap20-slow")
+    (slow / "config.json").write_text('{"process": {"args": ["sleep", "60"]}}')
+    thread, created = served.later("Create", id="trap20-slow", bundle=str(slow), options=served.options())
+    gate.wait_reached()
     state = served.call("State", id="trap20")
     served.call("Kill", id="trap20", signal=9)
     status = served.call("Wait", id="trap20").exit_status
     served.call("Delete", id="trap20")
     unknown = served.fails("State", id="trap20-slow")
     before = [*created]
-    (served.runc.folder / "go").touch()
+    gate.release()
     thread.join(PATIENCE_S)
-    served.runc.behave()
     served.call("Delete", id="trap20-slow")
 
     assert state.pid > 0
