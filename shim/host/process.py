@@ -29,6 +29,12 @@ def unpacked_folder() -> str | None:
     return folder if is_frozen() and isinstance(folder, str) else None
 
 
+def forget_unpacked_folder() -> None:
+    """Be a process that never had one: it is removed by another, and all that it held has been loaded."""
+    if hasattr(sys, "_MEIPASS"):
+        del sys._MEIPASS
+
+
 def has_bootloader() -> bool:
     """Say whether our parent is the onefile bootloader that unpacked us, and will remove what it unpacked."""
     try:
@@ -72,8 +78,18 @@ def own_command() -> list[str]:
     return [sys.executable, *sys.orig_argv[1:count]]
 
 
+_invoker: list[int] = []
+
+
+def act_for(invoker: int) -> None:
+    """Take `invoker` for who ran us: in a process that was forked to stand in for another."""
+    _invoker[:] = [invoker]
+
+
 def invoker_pid() -> int:
     """Return the pid of who ran us: our parent, or the parent of the onefile bootloader that is our parent."""
+    if _invoker:
+        return _invoker[0]
     parent = os.getppid()
     if not has_bootloader():
         return parent
