@@ -81,6 +81,18 @@ class EngineError(ShimError):
     """The OCI runtime failed; the text holds its own words."""
 
 
+class EngineTimeoutError(EngineError):
+    """A call of the OCI runtime was not done in time and has been killed; the text names call, limit and container."""
+
+    code: ClassVar[Code] = Code.DEADLINE_EXCEEDED
+
+
+class BusyError(ShimError):
+    """Another operation on the process went on until the call's deadline; the text names the process."""
+
+    code: ClassVar[Code] = Code.DEADLINE_EXCEEDED
+
+
 class BundleError(ShimError):
     """A file of the bundle cannot be read or written; the text names it."""
 

@@ -28,7 +28,8 @@ while [ $# -gt 1 ]; do
     --bundle) bundle=$2; shift ;;
     --pid-file) pid_file=$2; shift ;;
     --process) process=$2; shift ;;
-    --format) shift ;;
+    --format | --work-path | --parent-path | --empty-ns) shift ;;
+    --image-path) image=$2; shift ;;
     --console-socket) exec 3< /dev/null > /dev/null 2>&1; shift ;;
     --all) all=1 ;;
     --force) force=1 ;;
@@ -58,6 +59,22 @@ create)
     if [ -e "$state" ]; then error "container with given ID already exists"; fi
     mkdir -p "$state"
     (while [ ! -e "$state/started" ]; do sleep 0.005; done; exec sh "$bundle/init.sh") <&3 3<&- &
+    echo $! > "$state/pid"
+    echo "$bundle" > "$state/bundle"
+    printf %s $! > "$pid_file"
+    ;;
+checkpoint)
+    if ! is_alive "$pid"; then error "cannot checkpoint a stopped container"; fi
+    mkdir -p "$image"
+    cp "$state/bundle" "$image/bundle"
+    case $words in *--leave-running*) ;; *) kill -9 "$pid"; rm -r "$state" ;; esac
+    ;;
+restore)
+    if [ ! -e "$image/bundle" ]; then error "no checkpoint in $image"; fi
+    mkdir -p "$state"
+    : > "$state/started"
+    # Not before this shell is gone: it would reap a child that ends at once, and runc does not.
+    (while kill -0 $$ 2> /dev/null; do sleep 0.002; done; exec sh "$bundle/init.sh") <&3 3<&- &
     echo $! > "$state/pid"
     echo "$bundle" > "$state/bundle"
     printf %s $! > "$pid_file"

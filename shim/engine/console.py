@@ -14,15 +14,18 @@ import struct
 import termios
 import threading
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from shim.engine.call import ChildFds
 from shim.engine.pump import Pump
-from shim.engine.runc import ChildFds
-from shim.engine.stdio import OPEN_LIMIT_S, StdinHold, Stdio, close_all, open_output, scheme_of
+from shim.engine.stdio import DRAIN_LIMIT_S, OPEN_LIMIT_S, StdinHold, Stdio, close_all, open_output, scheme_of
 from shim.errors import StdioError
 from shim.host import tempfiles
 from shim.ttrpc.address import MAX_UNIX_PATH
 from shim.ttrpc.loop import EventLoop
+
+if TYPE_CHECKING:
+    from shim.engine.binary import BinaryLogger
 
 _NAME: Final = "pty.sock"
 _CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
@@ -83,14 +86,20 @@ class ConsoleSocket:
 
 
 class Console:
-    """The stdio of one process that has a terminal; stderr is the terminal too."""
+    """The stdio of one process that has a terminal; stderr is the terminal too.
 
-    def __init__(self, loop: EventLoop, stdio: Stdio) -> None:
+    With a `logger` that gets the output; it ends by itself when its input does.
+    """
+
+    drain_limit_s: Final = DRAIN_LIMIT_S
+
+    def __init__(self, loop: EventLoop, stdio: Stdio, logger: BinaryLogger | None = None) -> None:
         scheme, _ = scheme_of(stdio.stdout)
-        if stdio.stdout and scheme != "fifo":
+        if stdio.stdout and scheme != "fifo" and logger is None:
             raise StdioError(f"failed to create init process I/O: unknown STDIO scheme {scheme} for a terminal")
         self._loop = loop
         self._stdio = stdio
+        self._logger = logger
         self._stdin = StdinHold(loop)
         self._socket: ConsoleSocket | None = None
         self._output: tuple[int, ...] = ()
@@ -111,14 +120,22 @@ class Console:
         return ChildFds()
 
     def open(self) -> None:
-        """Open the client's fifos and the console socket; waits for the reader, OPEN_LIMIT_S at most.
+        """Open the client's fifos and the console socket; waits for the reader, or logger, OPEN_LIMIT_S at most.
 
         Raises:
             StdioError: One of them cannot be opened; the text names it.  `close` is still to be called.
         """
         if self._stdio.stdin:
             self._stdin.open(self._stdio.stdin)
-        if self._stdio.stdout:
+        if self._logger is not None:
+            try:
+                self._logger.start()
+            finally:
+                self._output = self._logger.take_writers()
+                self._logger.close_readers()  # so a logger that has gone is seen, and the terminal goes on
+            for fd in self._output:
+                os.set_blocking(fd, False)
+        elif self._stdio.stdout:
             self._output = open_output(self._stdio.stdout, time.monotonic() + OPEN_LIMIT_S)
         else:  # nobody watches, but a pty that fills up would stop the process
             self._output = (os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC),)

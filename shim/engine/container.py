@@ -14,31 +14,38 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from shim.engine.binary import SCHEMES, BinaryLogger, LoggedStreams
 from shim.engine.bundle import Bundle
+from shim.engine.checkpoint import Checkpoint, write_checkpoint
 from shim.engine.console import Console
+from shim.engine.memory import MemoryWatch
 from shim.engine.process import Process
 from shim.engine.runc import Runc, has_state
-from shim.engine.stdio import Stdio, Streams
+from shim.engine.stdio import Stdio, Streams, scheme_of
 from shim.engine.task import Act, State, Step
 from shim.errors import (
     AlreadyExistsError,
     EngineError,
+    EngineTimeoutError,
     ExecNotFoundError,
     MountError,
     NotFoundError,
     ShimError,
 )
-from shim.host import cgroup, mount, oom
+from shim.host import cgroup, mount
 
 if TYPE_CHECKING:
     from shim.engine.lifecycle import Lifecycle
+    from shim.engine.options import Checkpointing
+    from shim.engine.process import AnyStreams
     from shim.runtime.logger import Logger
-    from shim.runtime.reaper import Exit
+    from shim.runtime.reaper import Exit, Reaper
     from shim.ttrpc.loop import EventLoop
 
-# CRI gives a whole Delete ten seconds (containerd#13377).
-DRAIN_LIMIT_S: Final = 9.0
 _EXIT_LIMIT_S: Final = 10.0
+# What a Delete with a deadline keeps for what comes after the last output.
+_REST_S: Final = 1.0
+NO_CHECKPOINT: Final = Checkpoint()
 
 
 class Surroundings(NamedTuple):
@@ -47,6 +54,7 @@ class Surroundings(NamedTuple):
     loop: EventLoop
     lifecycle: Lifecycle
     logger: Logger
+    reaper: Reaper
 
 
 class StdioOwner(NamedTuple):
@@ -56,19 +64,32 @@ class StdioOwner(NamedTuple):
     gid: int = 0
 
 
+def _limited(limit_s: float, deadline: float | None) -> float:
+    return limit_s if deadline is None else min(limit_s, max(0.0, deadline - time.monotonic()))
+
+
 class Container:
     """A container from Create to Delete; `init_has_exited` and what follows it belong to the lifecycle and its lock."""
 
-    def __init__(self, shim: Surroundings, bundle: Bundle, runc: Runc, stdio: Stdio, owner: StdioOwner) -> None:
+    def __init__(
+        self,
+        shim: Surroundings,
+        bundle: Bundle,
+        runc: Runc,
+        stdio: Stdio,
+        owner: StdioOwner,
+        checkpoint: Checkpoint = NO_CHECKPOINT,
+    ) -> None:
         self._shim = shim
         self._owner = owner
         self.bundle = bundle
         self.runc = runc
         self.id = runc.container_id
-        self.init = Process(self, self.id, stdio)
+        self.checkpoint = checkpoint
+        self.init = Process(self, self.id, stdio, state=State.CHECKPOINTED if checkpoint.path else State.CREATED)
         self.mounts: tuple[mount.Mount, ...] = ()
         self.cgroup: cgroup.Cgroup | None = None
-        self._oom: oom.OomWatch | None = None
+        self.memory = MemoryWatch(shim.loop, lambda: shim.lifecycle.sink.oom(self))
         self._execs: dict[str, Process] = {}
         self._execs_lock = threading.Lock()
         self._shares_pids = not bundle.has_own_pid_namespace()
@@ -76,13 +97,15 @@ class Container:
         self.execs_alive = 0
         self.postponed_exit: Exit | None = None
         self.is_cleaning_up = False
+        self._is_start_unsure = False
 
     # Creating and deleting
 
     def create(self, mounts: Sequence[mount.Mount], enter: Callable[[], None]) -> None:
         """Mount the root file system and have the runtime make the container; undoes everything on failure.
 
-        `enter()` is called once the container exists, before it is announced.
+        `enter()` is called once the container exists, before it is announced.  From a checkpoint it is made at its
+        start only.
 
         Raises:
             MountError, StdioError, EngineError, BundleError: A step failed.
@@ -93,8 +116,13 @@ class Container:
                 os.makedirs(self.bundle.rootfs, 0o711, exist_ok=True)
                 undo.callback(self._unmount_quietly)
                 mount.mount_all(mounts, self.bundle.rootfs)
-            streams = self._open_streams(self.init)
+            streams = self._make_streams(self.init)
             undo.callback(streams.close)
+            if self.checkpoint.path:
+                enter()
+                self._shim.lifecycle.sink.created(self)
+                undo.pop_all()
+                return
             streams.open()
             with self._shim.lifecycle.launch(self.init) as launch:
                 try:
@@ -125,13 +153,19 @@ class Container:
         except MountError as error:
             self._shim.logger.warning("failed to cleanup rootfs mount", id=self.id, error=error)
 
-    def _open_streams(self, process: Process) -> Streams | Console:
-        if process.stdio.terminal:
-            return Console(self._shim.loop, process.stdio)
-        return Streams(self._shim.loop, process.stdio, self._owner.uid, self._owner.gid)
+    def _make_streams(self, process: Process) -> AnyStreams:
+        shim, stdio = self._shim, process.stdio
+        logger = None
+        if scheme_of(stdio.stdout)[0] in SCHEMES:
+            logger = BinaryLogger(shim.reaper, stdio.stdout, process.id, self.runc.namespace)
+        if stdio.terminal:
+            return Console(shim.loop, stdio, logger)
+        if logger is not None:
+            return LoggedStreams(shim.loop, shim.logger, logger, *self._owner)
+        return Streams(shim.loop, stdio, *self._owner)
 
     def delete(self, deadline: float | None) -> None:
-        """Remove the stopped (or never started) container; `deadline` bounds the wait for its last output.
+        """Remove the stopped (or never started) container, by `deadline` (of `time.monotonic()`) if there is one.
 
         Every step is tried even if one before it failed, and the first failure is raised; the container can then be
         deleted again.
@@ -140,16 +174,17 @@ class Container:
             ShimError: What a client must hear.
         """
         init = self.init
-        with init.operation:
+        with init.operate(deadline):
             init.require(Act.DELETE)
             failure: ShimError | None = None
             if init.state is State.CREATED:
-                self.runc.delete()  # kills the init that never got to run
-                self._await_exit()
+                # Kills the init that never got to run, or nobody knows whether it did.
+                self.runc.delete(is_forced=self._is_start_unsure, deadline=deadline)
+                self._await_exit(deadline)
             init.move(Step.DELETE)
             self._drain(init, deadline)
             try:
-                self.runc.delete()
+                self.runc.delete(deadline=deadline)
             except EngineError as error:
                 failure = error
             init.close_streams()
@@ -161,24 +196,26 @@ class Container:
                 init.move(Step.DELETE_FAILED)
                 raise failure
             init.move(Step.DELETED)
+        init.release()  # one that was never restored has no exit
         for process in self.execs():
             process.close_streams()
             process.release()
         self._shim.lifecycle.sink.deleted(self)
 
-    def _await_exit(self) -> None:
+    def _await_exit(self, deadline: float | None) -> None:
         ended = threading.Event()
         self.init.on_exit(lambda _exit: ended.set())
-        if not ended.wait(_EXIT_LIMIT_S):
+        if not ended.wait(_limited(_EXIT_LIMIT_S, deadline)):
             raise EngineError(f"failed to delete task: init process {self.init.pid} did not exit")
 
     def _drain(self, process: Process, deadline: float | None) -> None:
         streams = process.streams
         if streams is None:
             return
-        limit = DRAIN_LIMIT_S
+        limit = streams.drain_limit_s
         if deadline is not None:
-            limit = min(limit, max(0.0, deadline - time.monotonic() - 0.5))
+            left = max(0.0, deadline - time.monotonic())
+            limit = min(limit, max(left - _REST_S, left / 2))
         if not streams.wait_drained(limit):
             self._shim.logger.warning("failed to drain init process io", id=self.id, process=process.id)
 
@@ -187,32 +224,77 @@ class Container:
     def start(self) -> None:
         """Let init run.  Raises EngineError, ProcessStateError."""
         init = self.init
-        with init.operation:
+        with init.operate():
             init.require(Act.START)
+            is_restored = init.state is State.CHECKPOINTED
             init.move(Step.START)
+            if is_restored:
+                self._restore()
+                return
             with self._shim.lifecycle.launch(init) as launch:
-                self.runc.start()
+                try:
+                    self.runc.start()
+                except EngineTimeoutError:
+                    self._is_start_unsure = True
+                    raise
                 init.settle(Step.STARTED)
                 launch.done(lambda: self._shim.lifecycle.sink.started(init))
+
+    def _restore(self) -> None:
+        """Have the runtime make the container from its checkpoint, running; a failure leaves nothing of it."""
+        init = self.init
+        with ExitStack() as undo, self._shim.lifecycle.launch(init) as launch:
+            streams = self._make_streams(init)
+            undo.callback(streams.close)
+            streams.open()
+            try:
+                path, parent = self.checkpoint
+                fds, pid_file = streams.child_fds, self.bundle.file("init.pid")
+                self.runc.restore(path, parent, pid_file, fds, streams.console_socket)
+                streams.start()
+                init.pid = self.bundle.read_pid()
+            except BaseException:
+                self._remove_half_made()
+                raise
+            undo.pop_all()
+            init.attach(streams)
+            self._find_cgroup()
+            init.settle(Step.STARTED)
+            launch.done(lambda: self._shim.lifecycle.sink.started(init))
+
+    def write_checkpoint(self, path: str, options: Checkpointing) -> None:
+        """Write the container to a folder.  Raises EngineError, ProcessStateError."""
+        with self.init.operate():
+            self.init.require(Act.CHECKPOINT)
+            write_checkpoint(self.runc, self.bundle, path, options, self._shim.logger)
+        self._shim.lifecycle.sink.checkpointed(self, path)
 
     def pause(self) -> None:
         """Freeze the container.  Raises EngineError, ProcessStateError."""
         init = self.init
-        with init.operation:
+        with init.operate():
             init.require(Act.PAUSE)
             init.move(Step.PAUSE)
             try:
                 self.runc.pause()
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, EngineTimeoutError):
+                    self._thaw()  # it may be half frozen, which "running" must not be
                 init.settle(Step.PAUSE_FAILED)
                 raise
             init.settle(Step.PAUSED)
         self._shim.lifecycle.sink.paused(self)
 
+    def _thaw(self) -> None:
+        try:
+            self.runc.resume()
+        except (ShimError, OSError) as error:
+            self._shim.logger.warning("failed to resume after a pause that failed", id=self.id, error=error)
+
     def resume(self) -> None:
         """Thaw the container.  Raises EngineError, ProcessStateError."""
         init = self.init
-        with init.operation:
+        with init.operate():
             init.require(Act.RESUME)
             self.runc.resume()
             init.settle(Step.RESUME)
@@ -220,23 +302,24 @@ class Container:
 
     def update(self, resources: bytes) -> None:
         """Change limits; `resources` is the JSON of OCI LinuxResources.  Raises EngineError, ProcessStateError."""
-        with self.init.operation:
+        with self.init.operate():
             self.init.require(Act.UPDATE)
             self.runc.update(resources)
 
-    def kill(self, process: Process, signum: int, *, is_all: bool) -> None:
-        """Send a signal.
+    def kill(self, process: Process, signum: int, *, is_all: bool, deadline: float | None = None) -> None:
+        """Send a signal, by `deadline` (of `time.monotonic()`) if there is one.
 
         Raises:
+            BusyError: The exec is still being started.
             NotFoundError: The process has ended.
             FailedPreconditionError: The exec has not been started.
             EngineError: The runtime failed.
         """
         if process.is_init:
             process.require(Act.KILL)
-            self.runc.kill(signum, is_all=is_all)
+            self.runc.kill(signum, is_all=is_all, deadline=deadline)
             return
-        with process.operation:  # a start under way must have recorded the pid
+        with process.operate(deadline):  # a start under way must have recorded the pid
             process.require(Act.KILL)
             try:
                 os.kill(process.pid, signum)
@@ -279,14 +362,14 @@ class Container:
 
     def start_exec(self, process: Process) -> None:
         """Run a registered exec.  Raises EngineError, StdioError, ProcessStateError, FailedPreconditionError."""
-        with process.operation:
+        with process.operate():
             process.require(Act.START)
             pid_name = f"{process.id}.pid"
             with ExitStack() as undo:
                 undo.callback(process.release)  # who waits must not wait for ever
                 with self._shim.lifecycle.launch(process) as launch:
                     process.move(Step.START)
-                    streams = self._open_streams(process)
+                    streams = self._make_streams(process)
                     undo.callback(streams.close)
                     streams.open()
                     pid_file = self.bundle.file(pid_name)
@@ -304,7 +387,7 @@ class Container:
 
     def delete_exec(self, process: Process, deadline: float | None) -> None:
         """Forget an exec that has ended or never ran.  Raises ProcessStateError."""
-        with process.operation:
+        with process.operate(deadline):
             process.require(Act.DELETE)
             process.move(Step.DELETE)
             self._drain(process, deadline)
@@ -321,12 +404,23 @@ class Container:
     # Asking
 
     def processes(self) -> list[tuple[int, str]]:
-        """Return (host pid, exec id) of every process; the id is empty for all but execs.  Raises EngineError."""
-        execs = {process.pid: process.id for process in self.execs() if process.pid}
+        """Return (host pid, exec id) of every process; the id is empty for all but execs.
+
+        Never fails, since containerd 1.7 to 2.2 takes that for a sign of a leaked shim and kills the container.
+        """
         if self.init.state is State.STOPPED:
             return []
-        pids = self.cgroup.processes() if self.cgroup is not None else self.runc.processes()
-        return [(pid, execs.get(pid, "")) for pid in pids]
+        alive = [process for process in self.execs() if process.pid and process.exit is None]
+        execs = {process.pid: process.id for process in alive}
+        return [(pid, execs.get(pid, "")) for pid in self._pids() or [self.init.pid, *execs] if pid]
+
+    def _pids(self) -> list[int]:
+        """Return what cgroup or runtime know, or nothing."""
+        try:
+            return self.cgroup.processes() if self.cgroup is not None else self.runc.processes()
+        except (ShimError, OSError) as error:
+            self._shim.logger.warning("failed to list processes", id=self.id, error=error)
+            return []
 
     def metrics(self) -> dict[str, object]:
         """Return the cgroup's numbers, named as in containerd's Metrics message of its cgroup version.
@@ -365,30 +459,6 @@ class Container:
             self._shim.logger.error("loading cgroup", id=self.id, error=error)
             return
         try:
-            watch = oom.open_watch(self.cgroup)
+            self.memory.start(self.cgroup)
         except (ShimError, OSError) as error:
             self._shim.logger.debug("not watching for out-of-memory kills", id=self.id, error=error)
-            return
-        self._oom = watch
-        self._shim.loop.call_soon(lambda: self._watch_memory(watch))
-
-    def _watch_memory(self, watch: oom.OomWatch) -> None:
-        if self._oom is watch:
-            self._shim.loop.register(watch.fd, 1, lambda _events: self._tell_oom(watch.read()))
-
-    def _tell_oom(self, kills: int) -> None:
-        for _ in range(kills):
-            self._shim.lifecycle.sink.oom(self)
-
-    def stop_watching_memory(self) -> None:
-        """End the watch with a last look, so that an out-of-memory kill is told before the exit it caused."""
-        watch, self._oom = self._oom, None
-        if watch is None:
-            return
-        self._tell_oom(watch.final_read())
-
-        def close() -> None:
-            self._shim.loop.unregister(watch.fd)
-            watch.close()
-
-        self._shim.loop.call_soon(close)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from shim import __version__
 from shim.api.types_pb2 import RuntimeInfo
+from shim.engine.call import run_captured
+from shim.engine.limits import DEFAULT_LIMITS
 from shim.engine.options import RuncOptions, decode_options
-from shim.engine.runc import DEFAULT_BINARY, run_captured
+from shim.engine.runc import DEFAULT_BINARY
 from shim.errors import InvalidArgumentError, NotFoundError
 from shim.host.process import find_executable
 from shim.runtime.reaper import ForegroundReaper
@@ -39,7 +41,7 @@ def runtime_info(runtime_id: str, options: Any | None) -> RuntimeInfo:
     binary = decoded.binary_name or DEFAULT_BINARY
     if find_executable(binary) is None:
         raise NotFoundError(f'failed to look up the path of "{binary}": executable file not found in $PATH')
-    ended = run_captured(ForegroundReaper(), [binary, "features"], limit_s=5.0)
+    ended = run_captured(ForegroundReaper(), [binary, "features"], limit_s=DEFAULT_LIMITS.features)
     if ended.status == 0 and ended.output.lstrip().startswith("{"):
         info.features.type_url = FEATURES_TYPE
         info.features.value = ended.output.encode()

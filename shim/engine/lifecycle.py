@@ -45,6 +45,9 @@ class EventSink(Protocol):
     def resumed(self, container: Container) -> None:
         """The container runs again."""
 
+    def checkpointed(self, container: Container, path: str) -> None:
+        """The container has been written to a folder."""
+
     def oom(self, container: Container) -> None:
         """The kernel killed a process of the container for memory."""
 
@@ -153,7 +156,7 @@ class Lifecycle:
 
     def _finish(self, process: Process, exit_: Exit) -> None:
         if process.is_init:
-            process.container.stop_watching_memory()
+            process.container.memory.stop()
         process.finish(exit_)
         self.sink.exited(process)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from shim.api.runc_options_pb2 import Options
+from shim.api.runc_options_pb2 import CheckpointOptions, Options
+from shim.api.runctypes_pb2 import CheckpointOptions as LinuxCheckpointOptions
 from shim.api.runctypes_pb2 import CreateOptions
 from shim.api.runtimeoptions_pb2 import Options as ConfigOptions
 from shim.errors import InvalidArgumentError
@@ -40,6 +41,40 @@ class RuncOptions(NamedTuple):
 
 
 _NAMES = RuncOptions._fields
+
+
+class Checkpointing(NamedTuple):
+    """`containerd.runc.v1.CheckpointOptions`, as far as a shim acts on it; names are the message's."""
+
+    exit: bool = False
+    open_tcp: bool = False
+    external_unix_sockets: bool = False
+    terminal: bool = False
+    file_locks: bool = False
+    empty_namespaces: tuple[str, ...] = ()
+    work_path: str = ""
+    parent_path: str = ""
+
+
+def decode_checkpoint_options(options: Any | None) -> Checkpointing:
+    """Return the options of a Checkpoint; those of old clients have the paths under other numbers.
+
+    Raises:
+        InvalidArgumentError: The Any holds another message, or one that cannot be decoded; the text names the type.
+    """
+    if options is None or not options.type_url:
+        return Checkpointing()
+    name = options.type_url.rpartition("/")[2]
+    message: CheckpointOptions | LinuxCheckpointOptions
+    if name == CheckpointOptions.DESCRIPTOR.full_name:
+        message = _parse(CheckpointOptions(), options)
+    elif name == LinuxCheckpointOptions.DESCRIPTOR.full_name:
+        message = _parse(LinuxCheckpointOptions(), options)
+    else:
+        raise InvalidArgumentError(f"unsupported option type {options.type_url}: invalid argument")
+    known = message.DESCRIPTOR.fields_by_name
+    values = {name: getattr(message, name) for name in Checkpointing._fields if name in known}
+    return Checkpointing(**{**values, "empty_namespaces": tuple(message.empty_namespaces)})
 
 
 def decode_options(options: Any | None) -> RuncOptions:

@@ -1,39 +1,53 @@
 """One process of a container: its state, its stdio, how it ended, and who waits for that.
 
-Rule: `operation` serialises what clients ask of the process; state and exit change under a lock of their own that is
+Rule: `operate` serialises what clients ask of the process; state and exit change under a lock of their own that is
 never held for long, so State and Wait always answer at once.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from shim.engine.stdio import Stdio, Streams
+from shim.engine.stdio import Stdio
 from shim.engine.task import EXEC, INIT, Act, State, Step, advance, refusal
+from shim.errors import BusyError
 
 if TYPE_CHECKING:
+    from shim.engine.binary import LoggedStreams
     from shim.engine.console import Console
     from shim.engine.container import Container
+    from shim.engine.stdio import Streams
     from shim.runtime.reaper import Exit
+
+    AnyStreams = Streams | Console | LoggedStreams
 
 
 class Process:
     """The init process of `container` (its id is the container's) or an exec with a `spec` to run."""
 
-    def __init__(self, container: Container, process_id: str, stdio: Stdio, spec: bytes | None = None) -> None:
+    def __init__(
+        self,
+        container: Container,
+        process_id: str,
+        stdio: Stdio,
+        spec: bytes | None = None,
+        state: State = State.CREATED,
+    ) -> None:
         self.container = container
         self.id = process_id
         self.stdio = stdio
         self.spec = spec
         self.is_init = spec is None
         self.pid = 0
-        self.streams: Streams | Console | None = None
-        self.operation = threading.Lock()
+        self.streams: AnyStreams | None = None
+        self._operation = threading.Lock()
         self._table = INIT if self.is_init else EXEC
         self._lock = threading.Lock()
-        self._state = State.CREATED
+        self._state = state
         self._exit: Exit | None = None
         self._waiters: list[Callable[[Exit | None], None]] = []
         self._is_released = False
@@ -48,6 +62,25 @@ class Process:
     def exit(self) -> Exit | None:
         """How it ended, or None while it has not."""
         return self._exit
+
+    @contextmanager
+    def operate(self, deadline: float | None = None) -> Iterator[None]:
+        """Wait until nothing else is done to the process, and keep others out.
+
+        Raises:
+            BusyError: `deadline`, a time by `time.monotonic()`, came first.
+        """
+        if not self._operation.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.monotonic())):
+            raise BusyError(f"another operation on process {self.id} of container {self.container.id} goes on")
+        try:
+            yield
+        finally:
+            self._operation.release()
+
+    @property
+    def is_busy(self) -> bool:
+        """True while an operation on the process goes on."""
+        return self._operation.locked()
 
     def require(self, act: Act) -> None:
         """Raise what a client must hear if the process's state does not allow `act`."""
@@ -106,7 +139,7 @@ class Process:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
 
-    def attach(self, streams: Streams | Console) -> None:
+    def attach(self, streams: AnyStreams) -> None:
         """Give the process its stdio; a CloseIO that came before is carried out."""
         self.streams = streams
         if self._closes_stdin:

@@ -31,6 +31,7 @@ class TaskEvents:
             container_id=container.id,
             bundle=container.bundle.path,
             io=events_pb2.TaskIO(stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr, terminal=stdio.terminal),
+            checkpoint=container.checkpoint.path,
             pid=container.init.pid,
         )
         for mount in container.mounts:
@@ -70,6 +71,10 @@ class TaskEvents:
     def resumed(self, container: Container) -> None:
         """Publish /tasks/resumed."""
         self._publish(topics.TASK_RESUMED, events_pb2.TaskResumed(container_id=container.id))
+
+    def checkpointed(self, container: Container, path: str) -> None:
+        """Publish /tasks/checkpointed."""
+        self._publish("/tasks/checkpointed", events_pb2.TaskCheckpointed(container_id=container.id, checkpoint=path))
 
     def oom(self, container: Container) -> None:
         """Publish /tasks/oom."""

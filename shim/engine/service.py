@@ -18,16 +18,19 @@ from google.protobuf.empty_pb2 import Empty
 from shim.api import cgroups_v1_pb2, cgroups_v2_pb2, task_types_pb2
 from shim.api import task_v3_pb2 as api
 from shim.api.runc_options_pb2 import ProcessDetails
+from shim.api.sandbox_ttrpc import sandbox_service
 from shim.engine.bundle import Bundle
+from shim.engine.checkpoint import Checkpoint
 from shim.engine.container import Container, StdioOwner, Surroundings
 from shim.engine.containers import Containers
 from shim.engine.lifecycle import Lifecycle
-from shim.engine.options import RuncOptions, decode_options
+from shim.engine.options import RuncOptions, decode_checkpoint_options, decode_options
 from shim.engine.publish import TaskEvents
 from shim.engine.runc import DEFAULT_BINARY, DEFAULT_ROOT, Runc
+from shim.engine.sandbox import PodSandboxes
 from shim.engine.stdio import Stdio
 from shim.engine.task import Act, State
-from shim.errors import InvalidArgumentError, NotFoundError, UnimplementedError
+from shim.errors import InvalidArgumentError, NotFoundError
 from shim.host.mount import Mount
 from shim.runtime.task import Task, task_services
 from shim.runtime.timestamps import timestamp
@@ -44,7 +47,9 @@ INLINE: Final = frozenset({"State", "Wait", "Connect", "CloseIO", "ResizePty", "
 
 _STATUS: Final = {
     State.CREATED: task_types_pb2.CREATED,
+    State.CHECKPOINTED: task_types_pb2.CREATED,
     State.STARTING: task_types_pb2.CREATED,
+    State.RESTORING: task_types_pb2.CREATED,
     State.RUNNING: task_types_pb2.RUNNING,
     State.PAUSING: task_types_pb2.PAUSING,
     State.PAUSED: task_types_pb2.PAUSED,
@@ -72,7 +77,7 @@ class RuncTask(Task):
             [Mount(m.type, m.source, m.target, tuple(m.options)) for m in request.rootfs],
             _stdio(request),
             decode_options(request.options),
-            request.checkpoint,
+            Checkpoint(request.checkpoint, request.parent_checkpoint),
         )
         return api.CreateTaskResponse(pid=container.init.pid)
 
@@ -135,7 +140,8 @@ class RuncTask(Task):
     def kill(self, context: CallContext, request: api.KillRequest, /) -> Empty:
         """Send a signal."""
         container = self._containers.get(request.id)
-        container.kill(container.process(request.exec_id), request.signal, is_all=request.all)
+        process = container.process(request.exec_id)
+        container.kill(process, request.signal, is_all=request.all, deadline=context.deadline)
         return Empty()
 
     def exec(self, context: CallContext, request: api.ExecProcessRequest, /) -> Empty:
@@ -173,9 +179,9 @@ class RuncTask(Task):
         return Empty()
 
     def checkpoint(self, context: CallContext, request: api.CheckpointTaskRequest, /) -> Empty:
-        """Not supported yet."""
-        self._containers.get(request.id)
-        raise UnimplementedError("checkpoint: not implemented")
+        """Write a container to a folder; it ends if the options say so."""
+        self._containers.get(request.id).write_checkpoint(request.path, decode_checkpoint_options(request.options))
+        return Empty()
 
     def pids(self, context: CallContext, request: api.PidsRequest, /) -> api.PidsResponse:
         """List a container's processes by their pids on the host."""
@@ -188,12 +194,8 @@ class RuncTask(Task):
 
     def stats(self, context: CallContext, request: api.StatsRequest, /) -> api.StatsResponse:
         """Return the numbers of a container's cgroup."""
-        container = self._containers.get(request.id)
-        metrics: dict[str, Any] = container.metrics()
-        is_unified = container.cgroup is not None and container.cgroup.is_unified
         response = api.StatsResponse()
-        module: ModuleType = cgroups_v2_pb2 if is_unified else cgroups_v1_pb2
-        _pack(response.stats, module.Metrics(**metrics))
+        self._engine.fill_metrics(self._containers.get(request.id), response.stats)
         return response
 
     def connect(self, context: CallContext, request: api.ConnectRequest, /) -> api.ConnectResponse:
@@ -214,14 +216,36 @@ class Engine:
         self._daemon = daemon
         self.containers = Containers()
         lifecycle = Lifecycle(daemon.reaper, TaskEvents(daemon.publisher), daemon.pool.submit)
-        self._surroundings = Surroundings(daemon.loop, lifecycle, daemon.logger)
+        self._surroundings = Surroundings(daemon.loop, lifecycle, daemon.logger, daemon.reaper)
 
     def services(self) -> list[Service]:
-        """Return task v2 and v3, which one daemon serves side by side."""
-        return task_services(RuncTask(self))
+        """Return task v2 and v3, which one daemon serves side by side, and the sandbox service."""
+        return [*task_services(RuncTask(self)), sandbox_service(PodSandboxes(self))]
+
+    @property
+    def namespace(self) -> str:
+        """containerd's namespace."""
+        return self._daemon.flags.namespace
+
+    def fill_metrics(self, container: Container, data: Any) -> None:
+        """Put the numbers of a container's cgroup into an Any.
+
+        Raises:
+            NotFoundError: The cgroup was not found when the container was made.
+        """
+        metrics: dict[str, Any] = container.metrics()
+        is_unified = container.cgroup is not None and container.cgroup.is_unified
+        module: ModuleType = cgroups_v2_pb2 if is_unified else cgroups_v1_pb2
+        _pack(data, module.Metrics(**metrics))
 
     def create(
-        self, container_id: str, path: str, mounts: list[Mount], stdio: Stdio, options: RuncOptions, checkpoint: str
+        self,
+        container_id: str,
+        path: str,
+        mounts: list[Mount],
+        stdio: Stdio,
+        options: RuncOptions,
+        checkpoint: Checkpoint,
     ) -> Container:
         """Make a container from its bundle.
 
@@ -230,15 +254,13 @@ class Engine:
         """
         if not container_id:
             raise InvalidArgumentError("container id cannot be empty: invalid argument")
-        if checkpoint:
-            raise UnimplementedError("create from a checkpoint: not implemented")
         with self.containers.reserve(container_id):
             bundle = Bundle(path)
             bundle.read_spec()
             bundle.write_options(options.to_json(), options.binary_name)
             runc = self.runtime(container_id, path, options)
             owner = StdioOwner(options.io_uid, options.io_gid)
-            container = Container(self._surroundings, bundle, runc, stdio, owner)
+            container = Container(self._surroundings, bundle, runc, stdio, owner, checkpoint)
             container.create(mounts, lambda: self.containers.add(container))
             return container
 
@@ -254,6 +276,7 @@ class Engine:
             options.systemd_cgroup,
             options.no_pivot_root,
             options.no_new_keyring,
+            options.criu_work_path,
         )
 
     def describe(self) -> Iterator[str]:
@@ -261,7 +284,7 @@ class Engine:
         for container in self.containers.all():
             for process in (container.init, *container.execs()):
                 name = container.id if process.is_init else f"{container.id} exec {process.id}"
-                busy = ", an operation is under way" if process.operation.locked() else ""
+                busy = ", an operation is under way" if process.is_busy else ""
                 exit_ = process.exit
                 ended = "" if exit_ is None else f", exit status {exit_.status}"
                 yield f"container {name}: {process.state.value}, pid {process.pid}{ended}{busy}"

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 # containerd gives the whole clean-up five seconds.
 _CREATE_END_S: Final = 2.0
 _KILL_END_S: Final = 0.5
+# The folder below containerd's state in which bundles of sandboxes are.
+SANDBOX_CONTROLLER: Final = "io.containerd.sandbox.controller.v1.shim"
 
 
 class RuncShim(Shim):
@@ -40,8 +42,14 @@ class RuncShim(Shim):
     _engine: Engine | None = None
 
     def group(self, opts: StartOpts) -> str:
-        """Return the pod of the container, by the annotations that Go's shim groups by, or its own id."""
-        return Bundle(opts.bundle).group(opts.id)
+        """Return the pod of the container, by the annotations that Go's shim groups by, or its own id.
+
+        A sandbox that containerd leaves to the shim has no spec yet, and is its pod itself.
+        """
+        bundle = Bundle(opts.bundle)
+        if SANDBOX_CONTROLLER in opts.bundle.split("/") and not os.path.exists(bundle.file("config.json")):
+            return opts.id
+        return bundle.group(opts.id)
 
     def shim_cgroup(self, options: object) -> str:
         """Return the `shim_cgroup` of the runtime options; options of another type have none."""

@@ -14,13 +14,15 @@ import threading
 import time
 from typing import Final, NamedTuple
 
+from shim.engine.call import ChildFds
 from shim.engine.pump import Pump
-from shim.engine.runc import ChildFds
 from shim.errors import StdioError
 from shim.ttrpc.loop import EventLoop
 
 # How long a fifo's reader may take to appear before the operation fails (Go's limit).
 OPEN_LIMIT_S: Final = 30.0
+# How long Delete waits for the last output.  CRI gives a whole Delete ten seconds (containerd#13377).
+DRAIN_LIMIT_S: Final = 9.0
 _POLL_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02)
 
 
@@ -52,6 +54,7 @@ class Streams:
     """
 
     console_socket: str | None = None
+    drain_limit_s: Final = DRAIN_LIMIT_S
 
     def __init__(self, loop: EventLoop, stdio: Stdio, uid: int = 0, gid: int = 0) -> None:
         self._loop = loop
@@ -89,11 +92,12 @@ class Streams:
         for number, path in enumerate(self._outputs, start=1):
             if not path:
                 continue
-            if path in opened and self._is_file:
+            if path in opened:
                 fds: tuple[int, ...] = (os.dup(opened[path]),)  # one description, so that the two append in turn
             else:
                 fds = open_output(path, deadline, make=self._is_file)
-                opened[path] = fds[0]
+                if len(fds) == 1:  # no fifo, whose reading end has to be held for each
+                    opened[path] = fds[0]
             try:
                 self._copies.append((self._make_pipe(number), fds))
             except BaseException:
@@ -265,7 +269,8 @@ def open_output(path: str, deadline: float, *, make: bool = False) -> tuple[int,
     except OSError as error:
         raise StdioError(f"failed to open {path}: {_reason(error)}") from None
     try:
-        return (write_end, os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        # By its descriptor: the client may have removed the name meanwhile.
+        return (write_end, os.open(f"/proc/self/fd/{write_end}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
         os.close(write_end)
         raise StdioError(f"failed to open {path}: {_reason(error)}") from None

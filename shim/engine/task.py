@@ -18,7 +18,9 @@ class State(Enum):
     """Where a process stands; `...ing` states are steps under way that may still fail."""
 
     CREATED = "created"
+    CHECKPOINTED = "created from a checkpoint"
     STARTING = "starting"
+    RESTORING = "restoring"
     RUNNING = "running"
     PAUSING = "pausing"
     PAUSED = "paused"
@@ -50,6 +52,13 @@ INIT: Final[Table] = MappingProxyType(
     {
         State.CREATED: {Step.START: State.STARTING, Step.EXIT: State.STOPPED},
         State.STARTING: {Step.STARTED: State.RUNNING, Step.START_FAILED: State.CREATED, Step.EXIT: State.STOPPED},
+        # The runtime knows nothing of it before its start, so nothing can exit and deleting is no more than forgetting.
+        State.CHECKPOINTED: {Step.START: State.RESTORING, Step.DELETE: State.DELETING},
+        State.RESTORING: {
+            Step.STARTED: State.RUNNING,
+            Step.START_FAILED: State.CHECKPOINTED,
+            Step.EXIT: State.STOPPED,
+        },
         State.RUNNING: {Step.PAUSE: State.PAUSING, Step.EXIT: State.STOPPED},
         State.PAUSING: {Step.PAUSED: State.PAUSED, Step.PAUSE_FAILED: State.RUNNING, Step.EXIT: State.STOPPED},
         State.PAUSED: {Step.RESUME: State.RUNNING, Step.EXIT: State.STOPPED},
@@ -79,6 +88,7 @@ class Act(Enum):
     PAUSE = "pause"
     RESUME = "resume"
     UPDATE = "update"
+    CHECKPOINT = "checkpoint"
     EXEC = "exec"
     KILL = "kill"
     DELETE = "delete"
@@ -88,26 +98,30 @@ class Act(Enum):
 # How a state is called in answers: a step under way answers as the state before it.
 _WORDS: Final = MappingProxyType(
     {
+        State.CHECKPOINTED: "created",
         State.STARTING: "created",
+        State.RESTORING: "created",
         State.PAUSING: "running",
         State.FAILED: "stopped",
         State.DELETING: "deleted",
     }
 )
 
-_ALIVE: Final = frozenset({State.CREATED, State.STARTING, State.RUNNING, State.PAUSING, State.PAUSED})
 _UNSTARTED: Final = frozenset({State.CREATED, State.STARTING})
 _STARTED: Final = frozenset({State.RUNNING, State.PAUSING})
+_UNRESTORED: Final = frozenset({State.CHECKPOINTED, State.RESTORING})
+_ALIVE: Final = _UNSTARTED | _UNRESTORED | _STARTED | {State.PAUSED}
 
 INIT_ALLOWS: Final[Mapping[Act, frozenset[State]]] = MappingProxyType(
     {
-        Act.START: frozenset({State.CREATED}),
+        Act.START: frozenset({State.CREATED, State.CHECKPOINTED}),
         Act.PAUSE: frozenset({State.RUNNING}),
         Act.RESUME: frozenset({State.PAUSED}),
         Act.UPDATE: _ALIVE,
+        Act.CHECKPOINT: _STARTED | {State.PAUSED},
         Act.EXEC: _UNSTARTED | _STARTED,
         Act.KILL: _ALIVE | {State.STOPPED},
-        Act.DELETE: frozenset({State.CREATED, State.STOPPED}),
+        Act.DELETE: frozenset({State.CREATED, State.CHECKPOINTED, State.STOPPED}),
         Act.RESIZE: _ALIVE | {State.STOPPED},
     }
 )
@@ -131,6 +145,8 @@ _TEXTS: Final = MappingProxyType(
         (Act.RESUME, "created"): "cannot resume task in created state",
         (Act.RESUME, "stopped"): "cannot resume a stopped container",
         (Act.UPDATE, "stopped"): "cannot update a stopped container",
+        (Act.CHECKPOINT, "created"): "cannot checkpoint a task in created state",
+        (Act.CHECKPOINT, "stopped"): "cannot checkpoint a stopped container",
         (Act.RESIZE, "stopped"): "cannot resize a stopped container",
     }
 )
@@ -157,7 +173,7 @@ def refusal(act: Act, state: State, *, is_init: bool) -> ShimError | None:
     if act is Act.KILL:
         if word == "deleted":
             return NotFoundError("cannot kill a deleted process: not found")
-        if word == "created":
+        if word == "created" or state is State.FAILED:
             return FailedPreconditionError("process not created: failed precondition")
         return NotFoundError("process already finished: not found")
     if act is Act.DELETE and word == "deleted":

@@ -163,6 +163,42 @@ def find_by_arguments(*words: str) -> list[int]:
     return found
 
 
+def find_descendants(pid: int) -> dict[int, int]:
+    """Return the children of a process, theirs, and so on: the times they were started at, by pid."""
+    parents: dict[int, tuple[int, int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            fields = _read_stat(int(name))
+            if fields is not None:
+                parents[int(name)] = fields
+    found: dict[int, int] = {}
+    above = {pid}
+    while above:
+        above = {each for each, (parent, _) in parents.items() if parent in above and each not in found}
+        found.update({each: parents[each][1] for each in above})
+    return found
+
+
+def send_signal(pid: int, started_at: int, signum: int) -> None:
+    """Send a signal to the process that was started then, not to another that has got its pid since."""
+    fields = _read_stat(pid)
+    if fields is not None and fields[1] == started_at:
+        try:
+            os.kill(pid, signum)
+        except OSError:
+            return  # it has gone, or become another user's
+
+
+def _read_stat(pid: int) -> tuple[int, int] | None:
+    """Return a process's parent and the time it was started at, or None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            fields = stat.read().rpartition(b")")[2].split()
+        return int(fields[1]), int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def set_command_line(argv: Sequence[str]) -> None:
     """Show other words in `ps`, where there is room for them; a nicety, so it fails in silence.
 

@@ -8,7 +8,6 @@ open windows and to the one listener; what nobody knows is consumed in silence. 
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -33,11 +32,12 @@ _CHILDREN: Final = threading.Lock()
 class Child:
     """A process that this shim spawned; its exit arrives from the reaper."""
 
-    __slots__ = ("_callbacks", "_done", "_exit", "pid")
+    __slots__ = ("_callbacks", "_done", "_exit", "_reaper", "pid")
 
-    def __init__(self) -> None:
+    def __init__(self, reaper: Reaper | None = None) -> None:
         self.pid = 0
         self._callbacks: list[Callable[[Exit], object]] = []
+        self._reaper = reaper
         self._exit: Exit | None = None
         self._done = threading.Lock()
         self._done.acquire()
@@ -58,6 +58,11 @@ class Child:
                 self._callbacks.append(callback)
                 return
         callback(self._exit)
+
+    def kill(self, signum: int) -> None:
+        """Send a signal, if the process has not ended."""
+        if self._reaper is not None:
+            self._reaper.kill(self, signum)
 
     def wait(self, timeout_s: float | None = None) -> Exit | None:
         """Return the exit, or None when `timeout_s` passed first."""
@@ -110,7 +115,7 @@ class Reaper:
             OSError: It cannot be started; FileNotFoundError when it is not on PATH.
         """
         file = _find(argv[0])
-        child = Child()
+        child = Child(self)
         environment = {**process.child_env(), **tracing.child_environment()} if env is None else env
         with self._lock:
             child.pid = process.spawn(
@@ -125,6 +130,12 @@ class Reaper:
             )
             self._children[child.pid] = child
         return child
+
+    def kill(self, child: Child, signum: int) -> None:
+        """Send a signal to a child that has not been reaped; never to another process that got its pid since."""
+        with self._lock:
+            if self._children.get(child.pid) is child:
+                os.kill(child.pid, signum)
 
     def open_window(self) -> Window:
         """Start collecting all exits; close it in every path."""
@@ -186,18 +197,25 @@ class ForegroundChild:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.exit: Exit | None = None
+
+    def kill(self, signum: int) -> None:
+        """Send a signal, if the process has not ended."""
+        if self.exit is None:
+            os.kill(self.pid, signum)
 
     def wait(self, timeout_s: float | None = None) -> Exit | None:
-        """Wait for the end, or kill the child when `timeout_s` passed first."""
+        """Return the exit, or None when `timeout_s` passed first."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
+        while self.exit is None:
             pid, status = os.waitpid(self.pid, 0 if deadline is None else os.WNOHANG)
             if pid:
-                return Exit(pid, _code(status), time.time())
-            if deadline is not None and time.monotonic() > deadline:
-                os.kill(self.pid, signal.SIGKILL)
-                deadline = None
-            time.sleep(0.005)
+                self.exit = Exit(pid, _code(status), time.time())
+            elif deadline is not None:
+                if time.monotonic() >= deadline:
+                    return None
+                time.sleep(0.005)
+        return self.exit
 
 
 def _find(name: str) -> str:

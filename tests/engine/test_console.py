@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from shim.engine.binary import BinaryLogger
 from shim.engine.console import Console, ConsoleSocket
 from shim.engine.stdio import Stdio
 from shim.errors import StdioError
+from tests.engine.loggers import CALL_READY, COPY, OwnReaper, write_logger
 from tests.fakes import PATIENCE_S, LoopThread, open_descriptors, wait_until
 
 
@@ -278,7 +280,61 @@ def test_without_a_reader_of_output_there_is_nothing_to_drain(thread: LoopThread
     assert (True, True) == (drained, written >= 200_000)
 
 
-@pytest.mark.parametrize("target", ["file:///x", "binary:///x"])
+def test_a_logger_gets_what_a_terminal_shows_and_ends_with_it(
+    tmp_path: Path, thread: LoopThread, runtime_folder: Path
+) -> None:
+    """By the end of its input alone: nobody signals it."""
+    before = open_descriptors()
+    reaper = OwnReaper()
+    uri = f"binary-v2://{write_logger(tmp_path, CALL_READY, COPY)}"
+    console = Console(thread.loop, Stdio(stdout=uri, terminal=True), BinaryLogger(reaper, uri, "c1", "ns"))
+    console.open()
+    assert console.console_socket is not None
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    send(console.console_socket, [master])
+    os.close(master)
+    console.start()
+    os.write(slave, b"shown")
+    os.close(slave)
+    console.process_exited()
+    is_drained = console.wait_drained(PATIENCE_S)
+    exit_ = reaper.spawned[0].wait(PATIENCE_S)
+    console.close()
+    thread.settle()
+
+    assert is_drained
+    assert exit_ is not None
+    assert 0 == exit_.status
+    assert "shown" == (tmp_path / "out").read_text()
+    assert before == open_descriptors()
+
+
+def test_a_logger_that_dies_does_not_stop_a_terminal(tmp_path: Path, thread: LoopThread, runtime_folder: Path) -> None:
+    """What it shows from then on goes nowhere."""
+    reaper = OwnReaper()
+    uri = f"binary://{write_logger(tmp_path, 'exit 1')}"
+    console = Console(thread.loop, Stdio(stdout=uri, terminal=True), BinaryLogger(reaper, uri, "c1", "ns"))
+    console.open()
+    assert console.console_socket is not None
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    send(console.console_socket, [master])
+    os.close(master)
+    console.start()
+    written = sum(os.write(slave, bytes(4096)) for _ in range(64))
+    os.close(slave)
+    console.process_exited()
+    is_drained = console.wait_drained(PATIENCE_S)
+    console.close()
+    thread.settle()
+
+    assert 64 * 4096 == written
+    assert is_drained
+    assert reaper.spawned[0].wait(PATIENCE_S) is not None
+
+
+@pytest.mark.parametrize("target", ["file:///x", "http:///x"])
 def test_a_terminal_needs_a_fifo(thread: LoopThread, target: str) -> None:
     """As in Go's shim; refused before anything is opened."""
     scheme = target.partition("://")[0]

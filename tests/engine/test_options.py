@@ -7,9 +7,10 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 
 from shim.api.runc_options_pb2 import CheckpointOptions, Options
+from shim.api.runctypes_pb2 import CheckpointOptions as LinuxCheckpointOptions
 from shim.api.runctypes_pb2 import CreateOptions
 from shim.api.runtimeoptions_pb2 import Options as ConfigOptions
-from shim.engine.options import RuncOptions, decode_options
+from shim.engine.options import Checkpointing, RuncOptions, decode_checkpoint_options, decode_options
 from shim.errors import InvalidArgumentError
 from shim.ttrpc import Code
 
@@ -114,6 +115,38 @@ def test_what_cannot_be_understood_is_refused_by_name(options: Any, expected: st
     assert Code.INVALID_ARGUMENT is caught.value.code
     assert str(caught.value).startswith(expected)
     assert str(caught.value).endswith(": invalid argument")
+
+
+def test_checkpoint_options_are_taken_whole() -> None:
+    """Absent ones are defaults; those of old clients have the paths under other numbers."""
+    decoded = Checkpointing(True, True, True, True, True, ("network", "ipc"), "/w", "/p")
+
+    options = CheckpointOptions(
+        exit=True,
+        open_tcp=True,
+        external_unix_sockets=True,
+        terminal=True,
+        file_locks=True,
+        empty_namespaces=["network", "ipc"],
+        cgroups_mode="soft",
+        image_path="/i",
+        work_path="/w",
+        parent_path="/p",
+    )
+    old = LinuxCheckpointOptions(exit=True, empty_namespaces=["ipc"], image_path="/i", work_path="/w")
+
+    assert decoded == decode_checkpoint_options(pack(options, "types.containerd.io/"))
+    assert Checkpointing(exit=True, empty_namespaces=("ipc",), work_path="/w") == decode_checkpoint_options(pack(old))
+    assert [Checkpointing()] * 2 == [decode_checkpoint_options(options) for options in (None, Any())]
+
+
+@pytest.mark.parametrize(
+    "options", [pack(Options()), Any(type_url="containerd.runc.v1.CheckpointOptions", value=b"\xff")]
+)
+def test_checkpoint_options_that_make_no_sense_are_refused_by_name(options: Any) -> None:
+    """As an argument that makes no sense."""
+    with pytest.raises(InvalidArgumentError, match=r"containerd\.runc\.v1\.(Checkpoint)?Options.*: invalid argument$"):
+        decode_checkpoint_options(options)
 
 
 def test_to_json_names_only_what_is_set() -> None:

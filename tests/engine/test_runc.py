@@ -7,20 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from shim.engine.runc import (
-    ChildFds,
-    Runc,
-    exec_failure,
-    global_arguments,
-    kill_error,
-    last_error,
-    run_captured,
-)
+from shim.engine.call import ChildFds
+from shim.engine.options import Checkpointing
+from shim.engine.runc import Runc, global_arguments, kill_error, last_error
 from shim.errors import EngineError, NotFoundError, ShimError
 from shim.runtime.reaper import ForegroundReaper
 from shim.ttrpc import Code
 from tests.fake_runc import FakeRunc
-from tests.fakes import open_descriptors
 
 
 @pytest.fixture
@@ -100,6 +93,41 @@ def test_every_call_has_its_words(runc: Runc, fake: FakeRunc, tmp_path: Path) ->
     assert process_file.startswith(f"{tmp_path}/runc-process")
     assert not os.path.exists(process_file)
     os.kill(int(Path(f"{b}/e1.pid").read_text()), 9)
+
+
+def test_a_checkpoint_and_its_restore_have_their_words(runc: Runc, fake: FakeRunc, tmp_path: Path) -> None:
+    """The least and the most that options can ask for."""
+    b, image = runc.bundle, str(tmp_path / "image")
+    for text in ("checkpoint", "restore"):
+        fake.before(text, "exit 0")
+    runc.checkpoint(image, "/w", Checkpointing())
+    runc.checkpoint(image, "/w", Checkpointing(True, True, True, True, True, ("network", "ipc"), "/ignored", "/p"))
+    runc.checkpoint(image, "/w", Checkpointing(open_tcp=True, file_locks=True))
+    runc.restore(image, "", pid_file(runc), ChildFds(), None)
+    changed = runc._replace(no_pivot_root=True, criu_work_path="/cw")
+    changed.restore(image, "/p", pid_file(runc), ChildFds(), "/s")
+
+    assert [
+        ["checkpoint", "--image-path", image, "--work-path", "/w", "--leave-running", "c1"],
+        [
+            *["checkpoint", "--image-path", image, "--work-path", "/w", "--parent-path", "/p"],
+            *["--tcp-established", "--ext-unix-sk", "--shell-job", "--file-locks"],
+            *["--empty-ns", "network", "--empty-ns", "ipc", "c1"],
+        ],
+        [
+            *["checkpoint", "--image-path", image, "--work-path", "/w"],
+            *["--tcp-established", "--file-locks", "--leave-running", "c1"],
+        ],
+        [
+            *["restore", "--image-path", image, "--work-path", f"{b}/work"],
+            *["--detach", "--pid-file", f"{b}/init.pid", "-no-subreaper", "--bundle", b, "c1"],
+        ],
+        [
+            *["restore", "--image-path", image, "--work-path", "/cw", "--parent-path", "/p"],
+            *["--detach", "--pid-file", f"{b}/init.pid", "--console-socket", "/s", "--no-pivot"],
+            *["-no-subreaper", "--bundle", b, "c1"],
+        ],
+    ] == [call[6:] for call in fake.calls()]
 
 
 def test_options_become_words(runc: Runc, fake: FakeRunc) -> None:
@@ -413,37 +441,6 @@ def test_last_error_of_records_that_are_no_records(tmp_path: Path) -> None:
     log.write_text('1 "x" [] {"level":"error","msg":"m"} {"level":"info","msg":"i"} null')
 
     assert "m" == last_error(str(log))
-
-
-def test_run_captured_kills_what_takes_too_long() -> None:
-    """Whether it is silent or not."""
-    for program in ("sleep 60", "while :; do echo x; sleep 0.01; done"):
-        ended = run_captured(ForegroundReaper(), ["sh", "-c", f"exec 2>&1; {program}"], limit_s=0.1)
-
-        assert ended.status in (137, 141)  # SIGKILL, or SIGPIPE of who writes on
-
-
-def test_run_captured_takes_much_in_and_out() -> None:
-    """More than a pipe holds."""
-    data = os.urandom(1 << 19).hex().encode()
-    ended = run_captured(ForegroundReaper(), ["cat"], data)
-
-    assert (0, data.decode()) == ended
-
-
-def test_run_captured_leaves_no_descriptor(runc: Runc) -> None:
-    """In success and in failure."""
-    before = open_descriptors()
-    run_captured(ForegroundReaper(), ["true"], b"x")
-    with pytest.raises(FileNotFoundError):
-        run_captured(ForegroundReaper(), ["no-such-program"], b"x")
-
-    assert before == open_descriptors()
-
-
-def test_exec_failure_of_a_program_that_is_there() -> None:
-    """The system's reason, in lower case."""
-    assert "fork/exec sh: permission denied" == exec_failure("sh", PermissionError(13, "Permission denied"))
 
 
 def test_the_fake_is_a_program(fake: FakeRunc) -> None:

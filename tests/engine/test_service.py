@@ -65,7 +65,9 @@ def test_every_state_of_a_process_has_a_status(caller: Caller) -> None:
 
     assert {
         State.CREATED: "CREATED",
+        State.CHECKPOINTED: "CREATED",
         State.STARTING: "CREATED",
+        State.RESTORING: "CREATED",
         State.RUNNING: "RUNNING",
         State.PAUSING: "PAUSING",
         State.PAUSED: "PAUSED",
@@ -280,10 +282,10 @@ def test_create_twice_is_refused_before_anything_is_touched(caller: Caller) -> N
     ("fields", "code", "text"),
     [
         ({"id": ""}, 3, "container id cannot be empty: invalid argument"),
-        ({"checkpoint": "/x"}, 12, "create from a checkpoint: not implemented"),
+        ({"checkpoint": "/x", "stdout": "a://x"}, 2, "failed to create init process I/O: unknown STDIO scheme a"),
         ({"options": AnyMessage(type_url="a.B")}, 3, "unsupported option type a.B: invalid argument"),
         ({"bundle": "/nonexistent"}, 2, "open /nonexistent/config.json: No such file or directory"),
-        ({"stdout": "binary:///x"}, 2, "failed to create init process I/O: unknown STDIO scheme binary"),
+        ({"stdout": "http://x"}, 2, "failed to create init process I/O: unknown STDIO scheme http"),
     ],
 )
 def test_a_create_that_makes_no_sense_leaves_no_container(
@@ -373,11 +375,47 @@ def test_kill_and_update_reach_the_runtime(caller: Caller) -> None:
     )
 
 
-def test_checkpoint_is_not_implemented(caller: Caller) -> None:
-    """It says so, with the code for it."""
+@both_versions
+def test_a_checkpoint_is_told(caller: Caller) -> None:
+    """With its folder; options are not needed, and have to be a checkpoint's."""
     caller.run()
+    options = AnyMessage(type_url="containerd.runc.v1.Options")
+    refused = caller.fails("checkpoint", "CheckpointTaskRequest", id="c1", options=options)
+    caller.call("checkpoint", "CheckpointTaskRequest", id="c1", path="/image")
 
-    assert (12, "checkpoint: not implemented") == caller.fails("checkpoint", "CheckpointTaskRequest", id="c1")
+    assert (3, "unsupported option type containerd.runc.v1.Options: invalid argument") == refused
+    assert ["--image-path", "/image"] == caller.daemon.reaper.calls[-1][1:3]
+    assert ("/tasks/checkpointed", events_pb2.TaskCheckpointed(container_id="c1", checkpoint="/image")) == (
+        caller.daemon.publisher.events[-1]
+    )
+
+
+def test_a_container_from_a_checkpoint_has_no_pid_until_it_starts(caller: Caller) -> None:
+    """Neither in the answer nor in the event, which names the checkpoint; and State says that it is created."""
+    options = AnyMessage(type_url="containerd.runc.v1.Options", value=Options(criu_work_path="/cw").SerializeToString())
+    answer = caller.create(checkpoint="/image", parent_checkpoint="/parent", options=options)
+    state = caller.call("state", id="c1")
+    started = caller.call("start", id="c1")
+    (_, created), (topic, event) = caller.daemon.publisher.events
+    assert isinstance(created, events_pb2.TaskCreate)
+
+    assert (0, 0, task_types_pb2.CREATED) == (answer.pid, state.pid, state.status)
+    assert (0, "/image") == (created.pid, created.checkpoint)
+    assert ("/tasks/start", events_pb2.TaskStart(container_id="c1", pid=started.pid)) == (topic, event)
+    assert ["restore", "--image-path", "/image", "--work-path", "/cw", "--parent-path", "/parent"] == (
+        caller.daemon.reaper.calls[0][:7]
+    )
+
+
+def test_wait_for_a_container_that_is_never_restored_is_released(caller: Caller) -> None:
+    """By its Delete, since it has no exit."""
+    caller.create(checkpoint="/image")
+    _, answers = wait(caller, id="c1")
+    deleted = caller.call("delete", id="c1")
+
+    assert [(5, "process c1 never ran: not found")] == answers
+    assert (0, GO_ZERO) == (deleted.exit_status, deleted.exited_at.seconds)
+    assert ["/tasks/create", "/tasks/delete"] == caller.topics()
 
 
 def test_a_mount_is_told_with_the_creation(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,9 +434,10 @@ def test_a_mount_is_told_with_the_creation(caller: Caller, monkeypatch: pytest.M
 
 def test_both_versions_serve_the_same_methods(caller: Caller) -> None:
     """All of the .proto's; those that never block run on the loop."""
-    services = caller.engine.services()
+    *services, sandbox = caller.engine.services()
 
     assert ["containerd.task.v2.Task", "containerd.task.v3.Task"] == [service.name for service in services]
+    assert "containerd.runtime.sandbox.v1.Sandbox" == sandbox.name
     for service in services:
         assert 17 == len(service.methods)
         assert {name for name, method in service.methods.items() if method.is_inline} == INLINE

@@ -14,8 +14,9 @@ from shim import __version__
 from shim.api.runc_options_pb2 import Options
 from shim.engine.__main__ import RUNTIME_ID, pyrunc
 from shim.engine.bundle import Bundle
+from shim.engine.call import ChildFds
 from shim.engine.info import FEATURES_TYPE, runtime_info
-from shim.engine.runc import ChildFds, Runc
+from shim.engine.runc import Runc
 from shim.errors import BundleError, NotFoundError
 from shim.host.process import find_by_arguments
 from shim.runtime.config import Config

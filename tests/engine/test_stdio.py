@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from shim.engine.call import ChildFds
 from shim.engine.process import Process
-from shim.engine.runc import ChildFds
 from shim.engine.stdio import StdinHold, Stdio, Streams, scheme_of
 from shim.errors import StdioError
 from tests.engine.world import NO_STDIO, World
@@ -344,6 +344,50 @@ def test_plain_files_are_appended_to_but_not_made(tmp_path: Path, thread: LoopTh
     missing.close()
 
     assert b"before\nx\nx\n" == (tmp_path / "log").read_bytes()
+
+
+def test_a_plain_file_for_both_outputs_is_opened_once(tmp_path: Path, thread: LoopThread) -> None:
+    """A file system without atomic appends must not see two writers."""
+    path = tmp_path / "log"
+    path.touch()
+    streams = Streams(thread.loop, Stdio(stdout=str(path), stderr=str(path)))
+    before = open_descriptors()
+    streams.open()
+    mine = [fd for fd in open_descriptors() if fd not in before and os.readlink(f"/proc/self/fd/{fd}") == str(path)]
+    os.lseek(mine[0], 5, os.SEEK_SET)
+    offsets = [os.lseek(fd, 0, os.SEEK_CUR) for fd in mine]
+    streams.close()
+
+    assert [5, 5] == offsets
+
+
+def test_a_fifo_whose_name_goes_is_held_all_the_same(
+    tmp_path: Path, thread: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client may remove its fifos as soon as they are open."""
+    path = tmp_path / "out"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    opened = os.open
+
+    def open_and_remove(name: str, flags: int, *mode: int) -> int:
+        fd = opened(name, flags, *mode)
+        if name == str(path):
+            path.unlink()
+        return fd
+
+    monkeypatch.setattr(os, "open", open_and_remove)
+    streams = Streams(thread.loop, Stdio(stdout=str(path)))
+    streams.open()
+    child = os.dup(streams.child_fds.stdout or -1)
+    streams.start()
+    os.write(child, b"x")
+    got = read_soon(reader)
+    os.close(child)
+    streams.close()
+    os.close(reader)
+
+    assert b"x" == got
 
 
 def test_input_may_be_a_plain_file(tmp_path: Path, thread: LoopThread) -> None:

@@ -15,6 +15,11 @@ INIT_STEPS: Final = {
     (S.STARTING, Step.STARTED): S.RUNNING,
     (S.STARTING, Step.START_FAILED): S.CREATED,
     (S.STARTING, Step.EXIT): S.STOPPED,
+    (S.CHECKPOINTED, Step.START): S.RESTORING,
+    (S.CHECKPOINTED, Step.DELETE): S.DELETING,
+    (S.RESTORING, Step.STARTED): S.RUNNING,
+    (S.RESTORING, Step.START_FAILED): S.CHECKPOINTED,
+    (S.RESTORING, Step.EXIT): S.STOPPED,
     (S.RUNNING, Step.PAUSE): S.PAUSING,
     (S.RUNNING, Step.EXIT): S.STOPPED,
     (S.PAUSING, Step.PAUSED): S.PAUSED,
@@ -68,6 +73,13 @@ INIT_ANSWERS: Final[dict[Act, tuple[str | None, ...]]] = {
         "cannot resume a deleted process",
     ),
     Act.UPDATE: (None, None, None, "cannot update a stopped container", "cannot update a deleted process"),
+    Act.CHECKPOINT: (
+        "cannot checkpoint a task in created state",
+        None,
+        None,
+        "cannot checkpoint a stopped container",
+        "cannot checkpoint a deleted process",
+    ),
     Act.EXEC: (
         None,
         None,
@@ -176,9 +188,22 @@ def test_an_exec_whose_start_failed_can_only_be_deleted() -> None:
 
     assert {
         Act.START: (Code.UNKNOWN, "cannot start a stopped process"),
-        Act.KILL: (Code.NOT_FOUND, "process already finished: not found"),
+        Act.KILL: (Code.FAILED_PRECONDITION, "process not created: failed precondition"),
         Act.DELETE: None,
     } == answers
+
+
+@pytest.mark.parametrize("act", Act)
+def test_a_container_from_a_checkpoint_answers_as_a_created_one(act: Act) -> None:
+    """But takes no exec, since nothing of it is there before its start."""
+    created, checkpointed, restoring = (
+        told(refusal(act, state, is_init=True)) for state in (S.CREATED, S.CHECKPOINTED, S.RESTORING)
+    )
+    if act is Act.EXEC:
+        assert (Code.UNKNOWN, "cannot exec in a created state") == checkpointed == restoring
+        return
+    assert created == checkpointed
+    assert told(refusal(act, S.STARTING, is_init=True)) == restoring
 
 
 @pytest.mark.parametrize("table", [INIT, EXEC])

@@ -7,10 +7,13 @@ plain processes.
 import contextlib
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
 
 from shim.api import events_pb2, task_types_pb2, task_v2_pb2, task_v3_pb2
+from shim.api.runctypes_pb2 import CheckpointOptions as LinuxCheckpointOptions
 from shim.api.task_v2_pb2 import DeleteResponse
 from shim.ttrpc import ConnectionClosedError, RpcError
 from tests.engine.served import Served
@@ -166,6 +169,47 @@ def test_pause_and_resume(served: Served) -> None:
     assert ["create", "start", "paused", "resumed", "exit", "delete"] == served.events("paused", 6)
 
 
+def test_a_container_goes_on_from_a_checkpoint(served: Served, tmp_path: Path) -> None:
+    """It ends with the checkpoint, and begins again under another name with its own stdio."""
+    image = str(tmp_path / "image")
+    served.run("frozen", SLEEP)
+    options = AnyMessage(
+        type_url="containerd.linux.runc.CheckpointOptions",
+        value=LinuxCheckpointOptions(exit=True).SerializeToString(),
+    )
+    served.call("Checkpoint", id="frozen", path=image, options=options)
+    status = served.call("Wait", id="frozen").exit_status
+    served.call("Delete", id="frozen")
+    pid = served.create("thawed", "echo text; exit 5", checkpoint=image, stdout=f"file://{tmp_path}/out")
+    served.call("Start", id="thawed")
+    exit_ = served.call("Wait", id="thawed").exit_status
+    served.call("Delete", id="thawed")
+
+    assert (137, 0, 5) == (status, pid, exit_)
+    assert "text\n" == (tmp_path / "out").read_text()
+    assert WHOLE_LIFE == served.events("thawed", 4)
+    told = served.events("frozen", 5)
+    assert ["create", "start", "delete"] == [event for event in told if event not in ("exit", "checkpointed")]
+    assert "checkpointed" in told
+
+
+def test_a_restore_that_fails_may_be_repeated(served: Served, tmp_path: Path) -> None:
+    """The container stays created, with nothing of it in the runtime."""
+    image = tmp_path / "image"
+    served.create("unthawed", "exit 5", checkpoint=str(image))
+    failed = served.fails("Start", id="unthawed")
+    state = served.call("State", id="unthawed")
+    image.mkdir()
+    (image / "bundle").touch()
+    served.call("Start", id="unthawed")
+    served.call("Wait", id="unthawed")
+    served.call("Delete", id="unthawed")
+
+    assert (2, f"OCI runtime restore failed: no checkpoint in {image}") == failed
+    assert (0, task_types_pb2.CREATED) == (state.pid, state.status)
+    assert WHOLE_LIFE == served.events("unthawed", 4)
+
+
 def test_requests_that_cannot_be_met_have_gos_answers(served: Served) -> None:
     """Codes and texts that clients look at."""
     served.run("answers", SLEEP)
@@ -175,7 +219,6 @@ def test_requests_that_cannot_be_met_have_gos_answers(served: Served) -> None:
         served.fails("Resume", id="answers"),
         served.fails("Kill", id="answers", exec_id="nope", signal=9),
         served.fails("Create", id="answers", bundle=str(served.bundle("answers"))),
-        served.fails("Checkpoint", id="answers"),
         served.fails("Start", id="nope"),
     ]
     served.call("Kill", id="answers", signal=9)
@@ -189,7 +232,6 @@ def test_requests_that_cannot_be_met_have_gos_answers(served: Served) -> None:
         (2, "cannot resume a running process"),
         (5, "process does not exist nope: not found"),
         (6, "container answers: already exists"),
-        (12, "checkpoint: not implemented"),
         (5, "container not created: not found"),
         (5, "process already finished: not found"),
     ] == told

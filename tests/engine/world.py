@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from shim.engine.bundle import Bundle
-from shim.engine.container import Container, StdioOwner, Surroundings
+from shim.engine.checkpoint import Checkpoint
+from shim.engine.container import NO_CHECKPOINT, Container, StdioOwner, Surroundings
 from shim.engine.lifecycle import Lifecycle
 from shim.engine.process import Process
 from shim.engine.runc import Runc
@@ -114,6 +115,10 @@ class RecordingSink:
         """Note it."""
         self.events.append(("resumed", container.id))
 
+    def checkpointed(self, container: Container, path: str) -> None:
+        """Note it."""
+        self.events.append(("checkpointed", container.id, path))
+
     def oom(self, container: Container) -> None:
         """Note it."""
         self.events.append(("oom", container.id))
@@ -131,15 +136,21 @@ class World:
         self.jobs: list[Callable[[], None]] = []
         self.lifecycle = Lifecycle(self.reaper, self.sink, lambda job: self.jobs.append(job))
         self.logger = Logger.open(str(self.log), is_debug=True)
-        self.surroundings = Surroundings(thread.loop, self.lifecycle, self.logger)
+        self.surroundings = Surroundings(thread.loop, self.lifecycle, self.logger, self.reaper)
 
-    def container(self, name: str = "c1", spec: str = OWN_PIDS, stdio: Stdio = NO_STDIO) -> Container:
+    def container(
+        self,
+        name: str = "c1",
+        spec: str = OWN_PIDS,
+        stdio: Stdio = NO_STDIO,
+        checkpoint: Checkpoint = NO_CHECKPOINT,
+    ) -> Container:
         """Return a container that is still to be created."""
         path = self.folder / name
         path.mkdir()
         (path / "config.json").write_text(spec)
         runc = Runc(self.reaper, name, str(path), "ns", root=str(self.folder / "root"))
-        return Container(self.surroundings, Bundle(str(path)), runc, stdio, StdioOwner())
+        return Container(self.surroundings, Bundle(str(path)), runc, stdio, StdioOwner(), checkpoint)
 
     def created(self, name: str = "c1", spec: str = OWN_PIDS, stdio: Stdio = NO_STDIO) -> Container:
         """Return a created container."""

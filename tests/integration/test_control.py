@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -297,13 +296,21 @@ def test_oom_is_told_before_the_exit(containerd: Containerd, events: EventLog, g
     assert topics.index("/tasks/oom") < topics.index("/tasks/exit")
 
 
-def test_checkpoint_is_not_implemented(running: str, task: TaskClient, tmp_path: Path) -> None:
-    """Checkpoint says that there is no such thing here, and harms nothing."""
-    request = CheckpointTaskRequest(id=running, path=str(tmp_path), options=AnyMessage())
-    with pytest.raises(ttrpc.RpcError, match="not implemented") as caught:
+def test_checkpoint_without_criu_says_so(containerd: Containerd, running: str, task: TaskClient) -> None:
+    """In the runtime's own words, to clients of the shim and of containerd alike; the container runs on."""
+    bundle = containerd.bundle(running)
+    request = CheckpointTaskRequest(id=running, path=str(containerd.folder / "image"), options=AnyMessage())
+    with pytest.raises(ttrpc.RpcError, match="criu") as caught:
         task.call("Checkpoint", request, Empty)
+    result = containerd.ctr("tasks", "checkpoint", running, check=False)
 
-    assert ttrpc.Code.UNIMPLEMENTED == caught.value.code
+    assert ttrpc.Code.UNKNOWN == caught.value.code
+    assert caught.value.message.startswith("runc did not terminate successfully: exit status 1: ")
+    assert caught.value.message.endswith(f" path= {bundle}/criu-dump.log")
+    assert "\n" not in caught.value.message
+    assert 0 != result.returncode
+    assert "criu" in result.stderr
+    assert not (bundle / "work" / "criu-work").exists()
     assert RUNNING == task.state().status
 
 

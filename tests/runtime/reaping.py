@@ -72,6 +72,30 @@ def an_exit_before_anybody_waits_is_kept() -> None:
     assert [(child.pid, 0)] * 2 == [end_of(child)[:2] for _ in range(2)]
 
 
+def an_exit_calls_back_once() -> None:
+    """Whether it comes before somebody asks for the call, or after."""
+    reaper = Reaper()
+    calls: list[str] = []
+    child = reaper.spawn(["true"])
+    child.on_exit(lambda _exit: calls.append("early"))
+    reap_until(reaper, lambda: child.wait(0.0) is not None)
+    child.on_exit(lambda _exit: calls.append("late"))
+
+    assert ["early", "late"] == calls
+
+
+def only_a_child_that_lives_is_killed() -> None:
+    """Another process with the pid of one that was reaped is safe; this process stands in for it."""
+    reaper = Reaper()
+    child = reaper.spawn(["sleep", "60"])
+    child.kill(signal.SIGTERM)
+    reap_until(reaper, lambda: child.wait(0.0) is not None)
+    child.pid = os.getpid()
+    child.kill(signal.SIGKILL)
+
+    assert 128 + signal.SIGTERM == end_of(child).status
+
+
 def a_wait_may_give_up() -> None:
     """The exit is not lost by that."""
     reaper = Reaper()
@@ -251,14 +275,18 @@ def descriptors_reach_the_child() -> None:
 
 
 def the_foreground_waits_for_its_own_child() -> None:
-    """No other's, and kills it when its time is up."""
+    """No other's; it may give up, and kills none but its own."""
     spawner = ForegroundReaper()
     other = os.posix_spawn("/bin/true", ["true"], {})
     quick, slow = spawner.spawn(["sh", "-c", "exit 7"]), spawner.spawn(["sleep", "60"])
-    exits = quick.wait(), slow.wait(0.05)
+    exits = [quick.wait(), slow.wait(0.05)]
+    slow.kill(signal.SIGKILL)
+    exits += [slow.wait(), slow.wait(0.0)]
+    slow.kill(signal.SIGKILL)
     late = spawner.spawn(["sh", "-c", "exit 8"]).wait(PATIENCE_S)
 
-    assert [(quick.pid, 7), (slow.pid, 137)] == [exit_[:2] for exit_ in exits if exit_ is not None]
+    assert exits[1] is None
+    assert [(quick.pid, 7), *[(slow.pid, 137)] * 2] == [exit_[:2] for exit_ in exits if exit_ is not None]
     assert late is not None
     assert 8 == late.status
     assert (other, 0) == os.waitpid(other, 0)
@@ -267,6 +295,8 @@ def the_foreground_waits_for_its_own_child() -> None:
 SCENARIOS: Final[list[Callable[[], None]]] = [
     each_child_gets_its_own_exit,
     an_exit_before_anybody_waits_is_kept,
+    an_exit_calls_back_once,
+    only_a_child_that_lives_is_killed,
     a_wait_may_give_up,
     signals_count_from_128,
     stopped_and_continued_is_no_exit,
