@@ -119,9 +119,7 @@ def _freeze(name: str, folder: Path, revision: str, script: Path | None, fast: P
         shutil.rmtree(folder / stale, ignore_errors=True)
     generated = folder / "generated"
     generated.mkdir()
-    (generated / "shim_revision.py").write_text(
-        f"REVISION = {revision!r}\nHAS_FASTPATH = {fast is not None}\n"
-    )
+    (generated / "shim_revision.py").write_text(f"REVISION = {revision!r}\nHAS_FASTPATH = {fast is not None}\n")
     log = folder / "log"
     command = [sys.executable, "-m", "PyInstaller", "--noconfirm"]
     command += [

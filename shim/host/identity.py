@@ -1,8 +1,8 @@
 """Whether two processes would start a child in the same way: all that exec inherits, as far as /proc shows it.
 
 Rule: what cannot be read counts as what it is, an error that both must share.  Compared byte for byte, as text.
-Not visible in /proc: session keyring, securebits, I/O priority, NUMA policy, core-scheduling cookie, whether an ancestor
-is a subreaper.  They too are inherited, so whoever compares should also insist on one common parent.
+Not visible in /proc: session keyring, securebits, I/O priority, NUMA policy, core-scheduling cookie, subreapers among
+the ancestors.  They too are inherited, so whoever compares should also insist on one common parent.
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ class Caller(NamedTuple):
     umask: int
 
 
-def numbers(parent: int) -> list[int]:
-    """Return what a process shares with every other that has the same binary, namespaces and parent."""
-    program = os.stat("/proc/self/exe")
-    seconds, rest = divmod(program.st_ctime_ns, 1_000_000_000)
+def numbers(parent: int, program: str = "/proc/self/exe") -> list[int]:
+    """Return what a process has in common with others of its program, namespaces and parent.  Raises OSError."""
+    status = os.stat(program)
+    seconds, rest = divmod(status.st_ctime_ns, 1_000_000_000)
     spaces = [_inode(f"/proc/self/ns/{name}") for name in NUMBERED]
-    return [program.st_dev, program.st_ino, seconds, rest, program.st_size, *spaces, parent]
+    return [status.st_dev, status.st_ino, seconds, rest, status.st_size, *spaces, parent]
 
 
 def read(pid: int | str) -> Caller:
@@ -101,12 +101,12 @@ def read(pid: int | str) -> Caller:
         facts[name] = stat[index]
     umask = -1
     for line in read_file(f"{place}/status").splitlines():
-        name, _, value = line.partition(b":")
-        if name in STATUS:
-            facts[name.decode()] = value
-        elif name == b"SigIgn":
+        field, _, value = line.partition(b":")
+        if field in STATUS:
+            facts[field.decode()] = value
+        elif field == b"SigIgn":
             facts["SigIgn"] = int(value, 16) | _PYTHON_IGNORES
-        elif name == b"Umask":
+        elif field == b"Umask":
             umask = int(value, 8)
     if umask < 0:
         raise ValueError(f"{place}/status has no umask")

@@ -106,7 +106,9 @@ def _start(shim: Shim, flags: Flags, perform: Callable[[list[str]], int]) -> byt
         if told.is_legacy:
             legacy.write_address_file(opts.bundle, text)
         if opts.planned is not None:
-            _spawn(shim, opts, opts.planned, perform)  # last: what fails after it would leave a daemon that nobody knows
+            _spawn(
+                shim, opts, opts.planned, perform
+            )  # last: what fails after it would leave a daemon that nobody knows
     except BaseException:
         if opts.planned is not None:
             opts.planned.bound.remove()

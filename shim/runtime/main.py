@@ -42,7 +42,9 @@ def run(
     os._exit(_perform(runtime_id, shim, config, words))  # an orderly end costs milliseconds that containerd waits for
 
 
-def _perform(runtime_id: str, shim: Callable[[str, Flags, Config], Shim], config: Config | None, words: list[str]) -> int:
+def _perform(
+    runtime_id: str, shim: Callable[[str, Flags, Config], Shim], config: Config | None, words: list[str]
+) -> int:
     """Do what the command line says and return the exit code; all that is to be said has been said."""
     code = 1
     try:

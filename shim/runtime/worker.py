@@ -94,9 +94,7 @@ def _accept(bound: Bound, zygote: socket.socket) -> socket.socket | None:
 
 def _read(connection: socket.socket, founder: int, parent: int) -> Request:
     fds = _receive(connection)
-    pid, user, _ = _CREDENTIALS.unpack(
-        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    )
+    pid, user, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     if user != os.geteuid():
         raise RefusedError("another user")
     caller = identity.read(pid)

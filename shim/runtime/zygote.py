@@ -16,7 +16,6 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final
 
-from shim.errors import SocketError
 from shim.host import identity, process
 from shim.runtime import address, zygote_protocol
 
@@ -107,7 +106,9 @@ def _has_own_folder(folder: str) -> bool:
 class Zygote:
     """Keeps one spare worker ready: a forked copy that waits for the next request, and tells when it has taken it."""
 
-    def __init__(self, bound: address.Bound, founder: int, idle_s: float, serve: Callable[[socket.socket], None]) -> None:
+    def __init__(
+        self, bound: address.Bound, founder: int, idle_s: float, serve: Callable[[socket.socket], None]
+    ) -> None:
         self._bound = bound
         self._founder = founder
         self._idle_s = idle_s
