@@ -1,15 +1,17 @@
 /* The fast path: before PyInstaller's bootloader unpacks anything, ask a warm process to do the work.
  *
  * This one object is linked into the unchanged bootloader (build/spec/bootloader.py).  Its constructor runs before the
- * bootloader's main.  If a fork server of this very binary listens (shim/runtime/zygote.py, "the zygote"), it sends it
- * one byte with its descriptors 0, 1, 2 and its working directory; the zygote reads the rest (arguments, environment,
- * identity) from /proc.  The answer, shim/runtime/zygote_protocol.py has the same words:
+ * bootloader's main.  If a fork server of this very binary listens (shim/runtime/zygote.py, "the zygote"), they say to
+ * each other (shim/runtime/zygote_protocol.py has the same words):
  *
- *     R, or the end, or anything else      not accepted: the bootloader goes on as if nothing had happened
- *     A, then X and one byte               accepted: the action is done exactly once, and ends with that exit code
+ *     we:   Q       can you do this?  It reads from /proc who we are, our arguments and our environment.
+ *     it:   A       yes.  R, the end, anything else, or nothing in time: no.
+ *     we:   S       do it, with our descriptors 0, 1, 2 and working directory.  Only now anything is done, and once.
+ *     it:   X code  done, with this exit code.
  *
- * Rule: in doubt, return, which costs time and nothing else.  Only after A there is no way back.  No allocation, no
- * global state, nothing that outlives the call: descriptors are closed, and close-on-exec until then.
+ * Rule: in doubt, return, and the bootloader goes on as if nothing had happened, which costs time and nothing else.  Only
+ * after S there is no way back.  The descriptors go to nobody who has not just answered: they would keep containerd
+ * waiting for the end of our output.  No allocation, no global state, nothing that outlives the call.
  */
 #define _GNU_SOURCE
 #include <features.h>
@@ -145,8 +147,8 @@ static int reach(const struct sockaddr_un *address) {
     return -1;
 }
 
-/* Sends the request; 0 if it could not be sent. */
-static int ask(int fd) {
+/* Sends what there is no way back from; 0 if it could not be sent, so that nobody has it. */
+static int commit(int fd) {
     union {
         struct cmsghdr head;
         char space[CMSG_SPACE(PASSED * sizeof(int))];
@@ -172,37 +174,26 @@ static int ask(int fd) {
     return sent == 1;
 }
 
-/* One byte of the answer, or -1 at its end, at an error, or when no more patience is left. */
-static int next(int fd, int flags, int is_patient) {
+/* The next byte that is said to us, or -1 at the end, at an error, or when no more patience is left. */
+static int next(int fd, int is_patient) {
     unsigned char byte;
     ssize_t got;
     do
-        got = recv(fd, &byte, 1, flags);
+        got = recv(fd, &byte, 1, 0);
     while (got < 0 && (errno == EINTR || (is_patient && errno == EAGAIN)));
     return got == 1 ? byte : -1;
 }
 
-/* Was the request accepted?  Whoever runs out of patience must not miss an A that comes at that moment: after the
- * shutdown no more can come, the zygote's send fails, and one that came before is still there to be read. */
-static int is_accepted(int fd) {
-    int byte = next(fd, 0, 0);
-    if (byte < 0) {
-        shutdown(fd, SHUT_RD);
-        byte = next(fd, MSG_DONTWAIT, 0);
-    }
-    return byte == 'A';
-}
-
-/* Reads the answer to its end; from A on without a limit, since a worker may wait for its input as long as it likes. */
+/* The whole conversation.  From S on without a limit, since a start waits for its input as long as that takes. */
 static enum outcome converse(int fd, int *code) {
     int byte;
 
-    if (!is_accepted(fd))
+    if (send(fd, "Q", 1, MSG_NOSIGNAL) != 1 || next(fd, 0) != 'A' || !commit(fd))
         return FALL_BACK;
     /* As the bootloader passes these on to a process that ignores them, a start is not to be ended by them. */
     signal(SIGTERM, SIG_IGN);
     signal(SIGINT, SIG_IGN);
-    if (next(fd, 0, 1) != 'X' || (byte = next(fd, 0, 1)) < 0)
+    if (next(fd, 1) != 'X' || (byte = next(fd, 1)) < 0)
         return BROKEN;
     *code = byte;
     return EXITED;
@@ -225,7 +216,7 @@ __attribute__((constructor)) static void fast_path(int argc, char **argv, char *
     fd = reach(&address);
     if (fd < 0)
         return;
-    outcome = ask(fd) ? converse(fd, &code) : FALL_BACK;
+    outcome = converse(fd, &code);
     close(fd);
     if (outcome == FALL_BACK)
         return;

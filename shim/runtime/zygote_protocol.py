@@ -1,6 +1,7 @@
 """What the fast path and the zygote say to each other; build/fastpath/fastpath.c is the other half.
 
-One byte with four descriptors is the request; everything else about the caller is read from /proc, where it cannot lie.
+A question, an answer, an order with four descriptors, an exit code; all else about the caller is read from /proc, where
+it cannot lie.
 
 Rule: pure; what is not plainly right is refused, and the caller goes on by itself.
 """
@@ -15,9 +16,10 @@ from shim.runtime.flags import FlagError, HelpRequested
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-REQUEST: Final = b"S"
+ASK: Final = b"Q"
 ACCEPTED: Final = b"A"
 REFUSED: Final = b"R"
+ORDER: Final = b"S"
 EXITED: Final = b"X"
 PASSED_FDS: Final = 4  # 0, 1, 2 and the working directory
 

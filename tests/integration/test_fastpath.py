@@ -114,14 +114,26 @@ class Zygote:
 
 
 def says(*chunks: bytes) -> Script:
-    """Return a script that takes the request, answers in chunks, and hangs up."""
+    """Return a script that is asked, answers in chunks, taking the order after the first one, and hangs up."""
 
     def script(connection: socket.socket) -> None:
         connection.recv(1)
-        for chunk in chunks:
+        for chunk in chunks[:1]:
+            connection.sendall(chunk)
+            if chunk[:1] == b"A":
+                take_order(connection)
+        for chunk in chunks[1:]:
             connection.sendall(chunk)
 
     return script
+
+
+def take_order(connection: socket.socket) -> bytes:
+    """Return the order, or b'' if there is none; its descriptors are closed."""
+    data, fds, _, _ = socket.recv_fds(connection, 64, 8)
+    for fd in fds:
+        os.close(fd)
+    return data
 
 
 def run(
@@ -148,17 +160,20 @@ def run(
 # What it asks.
 
 
-def test_request_is_one_byte_and_four_descriptors(program: Path, folder: Path, tmp_path: Path) -> None:
+def test_order_is_one_byte_and_four_descriptors(program: Path, folder: Path, tmp_path: Path) -> None:
     """Descriptors 0 to 2 are the program's own, the fourth is its working directory; the rest is in /proc."""
-    seen: list[tuple[bytes, int, list[str], int]] = []
+    seen: list[object] = []
 
     def script(connection: socket.socket) -> None:
+        asked, fds, _, _ = socket.recv_fds(connection, 64, 8)
+        seen.extend([asked, fds])
+        connection.sendall(b"A")
         data, fds, _, _ = socket.recv_fds(connection, 64, 8)
         pid, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        seen.append((data, user, [os.readlink(f"/proc/self/fd/{fd}") for fd in fds], pid))
+        seen.extend([data, [os.readlink(f"/proc/self/fd/{fd}") for fd in fds], pid, user])
         for fd in fds:
             os.close(fd)
-        connection.sendall(b"AX\0")
+        connection.sendall(b"X\0")
 
     with Zygote(socket_path(folder, program), script):
         child = subprocess.Popen(
@@ -175,13 +190,13 @@ def test_request_is_one_byte_and_four_descriptors(program: Path, folder: Path, t
             pipes = [f"pipe:[{os.fstat(each.fileno()).st_ino}]" for each in (child.stdin, child.stdout)]
 
     assert 0 == child.returncode
-    assert [(b"S", 0, [*pipes, os.devnull, str(tmp_path)], child.pid)] == seen
+    assert [b"Q", [], b"S", [*pipes, os.devnull, str(tmp_path)], child.pid, 0] == seen
 
 
 @pytest.mark.parametrize("words", [START, ("delete",), ("-v",), ("--v",), ("-version",), ("--version",)])
 def test_actions_that_containerd_waits_for_are_asked(program: Path, folder: Path, words: tuple[str, ...]) -> None:
     """start, delete and the version end with the zygote's exit code, and main never runs."""
-    with Zygote(socket_path(folder, program), says(b"AX\7")):
+    with Zygote(socket_path(folder, program), says(b"A", b"X\7")):
         assert (7, b"", b"") == run(program, folder, *words)
 
 
@@ -204,54 +219,60 @@ def test_anything_but_acceptance_is_the_plain_path(program: Path, folder: Path, 
     assert 1 == zygote.connections
 
 
-def deliver(connection: socket.socket, answer: bytes) -> None:
+def deliver(connection: socket.socket, *answer: bytes) -> None:
     """Send as much as the peer takes."""
     with contextlib.suppress(OSError):
-        says(answer)(connection)
+        says(*answer)(connection)
 
 
-@pytest.mark.parametrize("answer", [b"A", b"AX", b"AR", b"AA", b"A\0\0", b"AY\0", b"A" + b"Q" * 70_000])
-def test_an_accepted_request_is_never_done_twice(program: Path, folder: Path, answer: bytes) -> None:
-    """Once accepted it may have been done: the program ends with one clear error, and main never runs."""
-    with Zygote(socket_path(folder, program), lambda connection: deliver(connection, answer)):
+@pytest.mark.parametrize("answer", [b"", b"X", b"R", b"A", b"\0\0", b"Y\0", b"Q" * 70_000])
+def test_an_order_is_never_carried_out_twice(program: Path, folder: Path, answer: bytes) -> None:
+    """Once it has been sent it may have been done: the program ends with one clear error, and main never runs."""
+    with Zygote(socket_path(folder, program), lambda connection: deliver(connection, b"A", answer)):
         assert BROKEN == run(program, folder, *START)
+
+
+def test_acceptance_by_who_is_gone_is_the_plain_path(program: Path, folder: Path) -> None:
+    """Nobody has the order then; if it could still be sent, that is told."""
+
+    def script(connection: socket.socket) -> None:
+        connection.recv(1)
+        connection.shutdown(socket.SHUT_RD)  # so the order cannot be sent
+        connection.sendall(b"A")
+
+    with Zygote(socket_path(folder, program), script):
+        assert PLAIN == run(program, folder, *START)
 
 
 def test_what_follows_the_exit_code_is_not_read(program: Path, folder: Path) -> None:
     """The answer is complete with it."""
-    with Zygote(socket_path(folder, program), lambda connection: deliver(connection, b"AX\3" + b"x" * 70_000)):
+    with Zygote(socket_path(folder, program), lambda connection: deliver(connection, b"A", b"X\3" + b"x" * 70_000)):
         assert (3, b"", b"") == run(program, folder, *START)
 
 
-def test_end_before_the_request_is_the_plain_path(program: Path, folder: Path) -> None:
+def test_end_before_the_question_is_the_plain_path(program: Path, folder: Path) -> None:
     """A zygote that is killed as it accepts."""
     with Zygote(socket_path(folder, program), lambda connection: None):
         assert PLAIN == run(program, folder, *START)
 
 
 def test_a_zygote_that_hangs_is_done_without(program: Path, folder: Path) -> None:
-    """After a second the plain path is taken, and an acceptance that comes too late fails where it is sent."""
-    late: list[type[BaseException]] = []
+    """After a second the plain path is taken, and no order comes any more."""
+    orders: list[bytes] = []
 
     def script(connection: socket.socket) -> None:
         connection.recv(1)
-        poll = connection.recv(1)  # returns at the program's end of the conversation
-
-        assert b"" == poll
-        try:
-            connection.sendall(b"A")
-        except OSError as error:
-            late.append(type(error))
+        orders.append(connection.recv(1))  # returns at the program's end of the conversation
 
     with Zygote(socket_path(folder, program), script):
         assert PLAIN == run(program, folder, *START)
 
-    assert [BrokenPipeError] == late
+    assert [b""] == orders
 
 
 def test_acceptance_at_the_last_moment_counts_on_both_sides(program: Path, folder: Path) -> None:
-    """Sent around the time limit, it either fails to be sent or is obeyed: never both paths, never none."""
-    outcomes: list[bool] = []
+    """Sent around the time limit, it is followed by an order or it is not: never both paths, never none."""
+    orders: list[bytes] = []
 
     def script_after(pause_s: float) -> Script:
         def script(connection: socket.socket) -> None:
@@ -259,26 +280,28 @@ def test_acceptance_at_the_last_moment_counts_on_both_sides(program: Path, folde
             time.sleep(pause_s)
             try:
                 connection.sendall(b"A")
-                outcomes.append(True)
+                orders.append(take_order(connection))
                 connection.sendall(b"X\5")
             except OSError:
-                outcomes.append(False)
+                orders.append(b"")
 
         return script
 
     for pause_s in (0.98, 0.99, 0.995, 0.998, 1.0, 1.002, 1.005, 1.01):
+        orders.clear()
         with Zygote(socket_path(folder, program), script_after(pause_s)):
             outcome = run(program, folder, *START)
 
-        assert outcome == ((5, b"", b"") if outcomes[-1] else PLAIN)
+        assert outcome == ((5, b"", b"") if orders[0] else PLAIN)
 
 
-def test_an_accepted_request_has_no_time_limit(program: Path, folder: Path) -> None:
+def test_an_order_has_no_time_limit(program: Path, folder: Path) -> None:
     """A start may wait for its input for longer than a zygote may take to accept."""
 
     def script(connection: socket.socket) -> None:
         connection.recv(1)
         connection.sendall(b"A")
+        take_order(connection)
         time.sleep(2.5)
         connection.sendall(b"X\6")
 
@@ -286,13 +309,14 @@ def test_an_accepted_request_has_no_time_limit(program: Path, folder: Path) -> N
         assert (6, b"", b"") == run(program, folder, *START)
 
 
-def test_stop_signals_do_not_end_an_accepted_request(program: Path, folder: Path) -> None:
-    """As in a `start` of its own, which ignores them; before it is accepted they end the program."""
+def test_stop_signals_do_not_end_an_order(program: Path, folder: Path) -> None:
+    """As in a `start` of its own, which ignores them; before that they end the program."""
     pids: list[int] = []
 
     def script(connection: socket.socket) -> None:
         connection.recv(1)
         connection.sendall(b"A")
+        take_order(connection)
         pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         ignored = 1 << (signal.SIGTERM - 1) | 1 << (signal.SIGINT - 1)
         wait_until(lambda: ignored_signals(pid) & ignored == ignored, "the program ignores them")
@@ -336,7 +360,7 @@ def assert_not_asked(zygote: Zygote, outcome: Outcome) -> None:
 )
 def test_other_actions_are_not_asked(program: Path, folder: Path, words: tuple[str, ...]) -> None:
     """-info, a daemon, and what nobody knows."""
-    with Zygote(socket_path(folder, program), says(b"AX\0")) as zygote:
+    with Zygote(socket_path(folder, program), says(b"A", b"X\0")) as zygote:
         assert_not_asked(zygote, run(program, folder, *words))
 
 
@@ -357,13 +381,13 @@ def test_other_actions_are_not_asked(program: Path, folder: Path, words: tuple[s
 def test_variables_that_steer_an_exec_are_not_passed_over(program: Path, folder: Path, variable: str) -> None:
     """The switch, the marks of a bootloader's own child, and what loader, libc and scheduler would obey."""
     name, _, value = variable.partition("=")
-    with Zygote(socket_path(folder, program), says(b"AX\0")) as zygote:
+    with Zygote(socket_path(folder, program), says(b"A", b"X\0")) as zygote:
         assert_not_asked(zygote, run(program, folder, *START, environment={name: value}))
 
 
 def test_switch_has_one_value(program: Path, folder: Path) -> None:
     """Only `off` is off."""
-    with Zygote(socket_path(folder, program), says(b"AX\0")):
+    with Zygote(socket_path(folder, program), says(b"A", b"X\0")):
         assert (0, b"", b"") == run(program, folder, *START, environment={OFF_VARIABLE: "on"})
 
 
@@ -371,13 +395,13 @@ def test_switch_has_one_value(program: Path, folder: Path) -> None:
 def test_folder_of_another_mode_is_not_trusted(program: Path, folder: Path, mode: int) -> None:
     """0700 and nothing else: others could have put the socket there."""
     folder.chmod(mode)
-    with Zygote(socket_path(folder, program), says(b"AX\0")) as zygote:
+    with Zygote(socket_path(folder, program), says(b"A", b"X\0")) as zygote:
         assert_not_asked(zygote, run(program, folder, *START))
 
 
 def test_folder_of_another_user_is_not_trusted(program: Path, folder: Path) -> None:
     """Whatever its mode."""
-    with Zygote(socket_path(folder, program), says(b"AX\0")) as zygote:
+    with Zygote(socket_path(folder, program), says(b"A", b"X\0")) as zygote:
         os.chown(folder, NOBODY, NOBODY)
         assert_not_asked(zygote, run(program, folder, *START))
 
@@ -386,7 +410,7 @@ def test_link_to_a_folder_is_not_trusted(program: Path, folder: Path, tmp_path: 
     """It could lead elsewhere in the next moment."""
     link = tmp_path / "z"
     link.symlink_to(folder)
-    with Zygote(socket_path(folder, program), says(b"AX\0")) as zygote:
+    with Zygote(socket_path(folder, program), says(b"A", b"X\0")) as zygote:
         assert len(str(link)) < 80
         assert_not_asked(zygote, run(program, link, *START))
 
@@ -411,7 +435,7 @@ def test_program_with_the_rights_of_another_is_not_asked_for(folder: Path) -> No
         os.chown(path, NOBODY, NOBODY)
     for mode, is_asked in ((0o755, True), (0o4755, False)):
         program.chmod(mode)
-        with Zygote(socket_path(sockets, program), says(b"AX\0"), NOBODY) as zygote:
+        with Zygote(socket_path(sockets, program), says(b"A", b"X\0"), NOBODY) as zygote:
             outcome = run(program, sockets, *START, user=NOBODY if is_asked else None)
 
         assert ((0, b"", b"") if is_asked else PLAIN, int(is_asked)) == (outcome, zygote.connections)
@@ -470,20 +494,20 @@ def test_zygote_whose_queue_is_full_is_done_without(program: Path, folder: Path)
 def test_closed_descriptor_is_the_plain_path(program: Path, folder: Path, closed: int) -> None:
     """There would be nothing to pass, or the wrong thing."""
     wrapper = ("sh", "-c", f'exec "$@" {closed}>&-', "sh")
-    with Zygote(socket_path(folder, program), says(b"AX\0")) as zygote:
+    with Zygote(socket_path(folder, program), says(b"A", b"X\0")) as zygote:
         assert_not_asked(zygote, run(program, folder, *START, wrapper=wrapper))
 
 
 def test_parent_in_another_pid_namespace_is_the_plain_path(program: Path, folder: Path) -> None:
     """Its pid cannot be known, so no zygote can be its own."""
-    with Zygote(folder / socket_name(identity.numbers(0, str(program))), says(b"AX\0")) as zygote:
+    with Zygote(folder / socket_name(identity.numbers(0, str(program))), says(b"A", b"X\0")) as zygote:
         assert_not_asked(zygote, run(program, folder, *START, wrapper=("unshare", "--pid", "--fork")))
 
 
 @pytest.mark.parametrize("space", ["--net", "--uts", "--ipc", "--mount", "--cgroup"])
 def test_another_namespace_has_another_zygote(program: Path, folder: Path, space: str) -> None:
     """The name of the socket says so: this one's is never asked."""
-    with Zygote(socket_path(folder, program), says(b"AX\0")) as zygote:
+    with Zygote(socket_path(folder, program), says(b"A", b"X\0")) as zygote:
         assert_not_asked(zygote, run(program, folder, *START, wrapper=("unshare", space)))
 
 
@@ -491,7 +515,7 @@ def test_upgraded_program_has_another_zygote(program: Path, folder: Path, tmp_pa
     """Even with the same bytes in the same place, and whatever the inode number."""
     own = tmp_path / "program"
     shutil.copy2(program, own)
-    with Zygote(socket_path(folder, own), says(b"AX\0")) as zygote:
+    with Zygote(socket_path(folder, own), says(b"A", b"X\0")) as zygote:
         assert (0, b"", b"") == run(own, folder, *START)
         own.unlink()
         shutil.copy2(program, own)
