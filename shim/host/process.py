@@ -36,12 +36,15 @@ def forget_unpacked_folder() -> None:
 
 
 def has_bootloader() -> bool:
-    """Say whether our parent is the onefile bootloader that unpacked us, and will remove what it unpacked."""
+    """Say whether our parent is the onefile bootloader that unpacked us, and will remove what it unpacked.
+
+    By path: a bootloader that has been replaced in the meantime starts, as its child, what is there now.
+    """
     try:
-        parent, own = os.stat(f"/proc/{os.getppid()}/exe"), os.stat("/proc/self/exe")
+        parent, own = (os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)") for pid in (os.getppid(), "self"))
     except OSError:
         return False
-    return unpacked_folder() is not None and (parent.st_dev, parent.st_ino) == (own.st_dev, own.st_ino)
+    return unpacked_folder() is not None and parent == own
 
 
 def remove_abandoned_folder() -> None:

@@ -184,6 +184,14 @@ class Hand:
         wait_until(is_there, f"{wanted!r} in the log")
         return "".join(seen)
 
+    def forget(self, container: str) -> None:
+        """Remove the bundle of a container that is over, and the connections to its daemon."""
+        os.close(self._logs.pop(container))
+        shutil.rmtree(self.folder / "bundles" / container)
+        for client in [each for each in self._clients if each.container == container]:
+            client.close()
+            self._clients.remove(client)
+
     # Actions.
 
     def popen(
