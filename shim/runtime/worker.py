@@ -28,6 +28,9 @@ _ASK_S: Final = 0.1
 _CREDENTIALS: Final = struct.Struct("3i")
 _FDS: Final = struct.Struct(f"{zygote_protocol.PASSED_FDS}i")
 
+_WORDS: Final = b"shim\0-namespace\0default\0-address\0/a\0-publish-binary\0/b\0-id\0c\0start\0"
+_OPTIONS: Final = b"\x0a\x04name"  # an Any of this type
+
 
 class Caller(NamedTuple):
     """Who asks, by /proc."""
@@ -42,11 +45,11 @@ def serve(bound: Bound, zygote: socket.socket, founder: int, parent: int, perfor
 
     `founder` is a pidfd of the process with pid `parent`, whose children alone are served.
     """
+    rehearse()
     connection = _accept(bound, zygote)
     if connection is None:
         return
-    zygote.send(b"\1")
-    zygote.close()
+    zygote.send(zygote_protocol.BUSY)
     bound.listener.close()
     try:
         caller = _look_at_caller(connection, founder, parent)
@@ -69,10 +72,32 @@ def serve(bound: Bound, zygote: socket.socket, founder: int, parent: int, perfor
     except BaseException:  # what would end a process of its own
         sys.excepthook(*sys.exc_info())
         code = 1
+    daemon.detach_stdio()  # first: who waits for the caller's end also waits for the end of its output
     _answer(connection, zygote_protocol.EXITED + bytes([code]))
     connection.close()
+    zygote.close()
     for become_daemon in deferred:
         become_daemon()
+
+
+def rehearse() -> None:
+    """Do what the next caller will wait for, without an effect.
+
+    After a fork each page is copied when it is first written to, and Python writes to all that it looks at.  A spare has
+    the time for that; and code that has run some times runs faster in all forks.
+    """
+    from shim.runtime import address, bootstrap
+
+    own = identity.read("self")
+    identity.differences(own.facts, identity.read(os.getpid()).facts)
+    zygote_protocol.check_words(zygote_protocol.split_words(_WORDS)[1:])
+    appearance.show(sys.argv, zygote_protocol.split_environment(b"PATH=/bin\0"))
+    os.environ.update({"PATH": "/bin"})
+    os.environ.clear()
+    address.socket_path("/run/containerd/containerd.sock", "default", "id")
+    for words in (b"", _OPTIONS):
+        told = bootstrap.read_bootstrap(words, "default", "id")
+        bootstrap.write_answer("unix:///", told, "")
 
 
 def _accept(bound: Bound, zygote: socket.socket) -> socket.socket | None:

@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 # A spare that dies young tells of trouble that the next would meet too.
 _MAX_DEATHS: Final = 3
+# After eight calls Python has compiled a function for the types that it meets.
+_REHEARSALS: Final = 12
+# How long a busy spare has the machine for itself, unless somebody else asks; after that the next one is made anyway.
+_COURTESY_S: Final = 0.05
 
 
 def is_possible() -> bool:
@@ -70,8 +75,9 @@ def _be_zygote(shim: Shim, perform: Perform, parent: int, founder: int, path: st
     os.closerange(founder + 1, 1 << 30)
     for number in (signal.SIGTERM, signal.SIGINT):  # `start` ignores them
         signal.signal(number, signal.SIG_DFL)
+    sys.argv[:] = [process.own_command()[-1], "zygote", path]
     # Fails where the kernel does not do it: there daemons could not show whose they are.
-    appearance.show([process.own_command()[-1], "zygote", path], {})
+    appearance.show(sys.argv, {})
     os.environ.clear()
     os.chdir("/")
     shim.preload()
@@ -79,6 +85,8 @@ def _be_zygote(shim: Shim, perform: Perform, parent: int, founder: int, path: st
     from shim.runtime import worker
 
     process.forget_unpacked_folder()
+    for _ in range(_REHEARSALS):
+        worker.rehearse()
     if len(os.listdir("/proc/self/task")) != 1 or not _has_own_folder(os.path.dirname(path)):
         return  # an import has started a thread, or somebody else made the folder
     bound = address.bind(path)
@@ -120,13 +128,15 @@ class Zygote:
         deaths = 0
         while deaths < _MAX_DEATHS:
             with self._fork_spare() as spare:
-                news = self._wait(spare)
-                if news is None:
+                if not self._is_asked(spare):
                     return
-                deaths = 0 if news else deaths + 1
+                is_busy = spare.recv(1) == zygote_protocol.BUSY
+                deaths = 0 if is_busy else deaths + 1
+                if is_busy:
+                    select.select([spare, self._bound.listener], [], [], _COURTESY_S)
 
-    def _wait(self, spare: socket.socket) -> bytes | None:
-        """Return what the spare tells, b'' if it has died, or None when the zygote shall end."""
+    def _is_asked(self, spare: socket.socket) -> bool:
+        """Wait until the spare has a caller, or has died; or say no when the zygote shall end."""
         poll = select.poll()
         for fd in (spare.fileno(), self._founder, self._watch.fd):
             poll.register(fd, select.POLLIN)
@@ -135,9 +145,9 @@ class Zygote:
             left_s = deadline - time.monotonic()
             ready = {fd for fd, _ in poll.poll(max(0, left_s) * 1e3)}
             if spare.fileno() in ready:
-                return spare.recv(1)
+                return True
             if not ready or self._founder in ready or not self._watch.is_current():
-                return None
+                return False
 
     def _fork_spare(self) -> socket.socket:
         """Return the zygote's end of what connects it to a new spare, which is an orphan like every daemon."""

@@ -21,6 +21,8 @@ ACCEPTED: Final = b"A"
 REFUSED: Final = b"R"
 ORDER: Final = b"S"
 EXITED: Final = b"X"
+# A spare to its zygote, when it has a caller; the end of the connection follows when it has done what they want.
+BUSY: Final = b"B"
 PASSED_FDS: Final = 4  # 0, 1, 2 and the working directory
 
 OFF_VARIABLE: Final = "CONTAINERD_SHIM_FASTPATH"
