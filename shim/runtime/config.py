@@ -16,7 +16,8 @@ class Config(NamedTuple):
     is waited for, and no exit is told to the monitor.  `no_sub_reaper` lets orphans of the containers go to the
     system's init; where the system has no subreapers that is so anyway.  `zygote` lets a frozen shim keep a warm copy
     of a `start` for some time, from which the next daemons are forked (shim/runtime/zygote.py): modules must start no
-    thread when they are imported, and keep nothing of one container, since later daemons would find it.
+    thread when they are imported, and keep nothing of one container, since later daemons would find it; what `services`
+    gives is made there some times for practice, and is asked to answer Connect.
     """
 
     no_setup_logger: bool = False

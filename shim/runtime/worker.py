@@ -83,8 +83,8 @@ def serve(bound: Bound, zygote: socket.socket, founder: int, parent: int, perfor
 def rehearse() -> None:
     """Do what the next caller will wait for, without an effect.
 
-    After a fork each page is copied when it is first written to, and Python writes to all that it looks at.  A spare has
-    the time for that; and code that has run some times runs faster in all forks.
+    After a fork each page is copied when it is first written to, and Python writes to all that it looks at.  A spare
+    has the time for that; and code that has run some times runs faster in all forks.
     """
     from shim.runtime import address, bootstrap
 

@@ -81,12 +81,14 @@ def _be_zygote(shim: Shim, perform: Perform, parent: int, founder: int, path: st
     os.environ.clear()
     os.chdir("/")
     shim.preload()
-    shim.daemon_runner()
-    from shim.runtime import worker
+    runner = shim.daemon_runner()
+    from shim.runtime import serve, worker
 
     process.forget_unpacked_folder()
     for _ in range(_REHEARSALS):
         worker.rehearse()
+        if runner is serve.serve:
+            serve.rehearse(shim)
     if len(os.listdir("/proc/self/task")) != 1 or not _has_own_folder(os.path.dirname(path)):
         return  # an import has started a thread, or somebody else made the folder
     bound = address.bind(path)

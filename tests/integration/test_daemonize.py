@@ -5,6 +5,7 @@ Each test runs in both ways of becoming a daemon (fork and re-exec), for each ki
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -70,6 +71,15 @@ def socket_inode(path: Path) -> str:
     lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
     (inode,) = {words[6] for words in lines if words[7:] == [str(path)] and words[5] == "01" and words[3] == "00010000"}
     return f"socket:[{inode}]"
+
+
+def members(group: int) -> list[int]:
+    """Return the pids of a process group."""
+    found = []
+    for each in processes():
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            found += [each.pid] if os.getpgid(each.pid) == group else []
+    return found
 
 
 # What `start` answers.
@@ -181,7 +191,7 @@ def test_daemon_is_an_orphan_in_a_group_of_its_own(hand: Hand) -> None:
 
     assert daemon is not None
     # Its own pid when re-executed unfrozen or forked, else that of the frozen binary's loader, which is gone.
-    assert [pid] == [each.pid for each in processes() if os.getpgid(each.pid) == os.getpgid(pid)]
+    wait_until(lambda: members(os.getpgid(pid)) == [pid], "it is alone in its group")
     assert os.getsid(0) == os.getsid(pid)
     assert process.pid != daemon.parent
     wait_until(lambda: [each.pid for each in hand.processes()] == [pid], "only the daemon is left")
