@@ -45,7 +45,8 @@ def serve(bound: Bound, zygote: socket.socket, founder: int, parent: int, perfor
 
     `founder` is a pidfd of the process with pid `parent`, whose children alone are served.
     """
-    rehearse()
+    if not select.select([bound.listener], [], [], 0)[0]:  # else somebody is waiting already
+        rehearse()
     connection = _accept(bound, zygote)
     if connection is None:
         return

@@ -70,8 +70,7 @@ def hand(request: pytest.FixtureRequest, kind: str, spawn: str, tmp_path: Path) 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test by hand for each kind of shim that is asked for."""
     if "kind" in metafunc.fixturenames:
-        kinds = metafunc.config.getoption("--shim").split(",")
-        metafunc.parametrize("kind", [kind for kind in kinds if kind != "zygote"])  # which skeletons do without
+        metafunc.parametrize("kind", metafunc.config.getoption("--shim").split(","))
 
 
 def messages(log: str) -> list[str]:
