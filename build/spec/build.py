@@ -32,7 +32,7 @@ WORK: Final = ROOT / ".work" / "build"
 DIST: Final = ROOT / "dist"
 
 # What a binary is made of, besides Python and the installed packages.
-_SOURCES: Final = ("shim", "build/spec", "examples", "pyproject.toml")
+_SOURCES: Final = ("shim", "build/spec", "build/fastpath", "examples", "pyproject.toml")
 _PACKAGES: Final = ("pyinstaller", "pyinstaller-hooks-contrib", "protobuf")
 _SHOWN_LINES: Final = 40
 _SCRIPT_SPEC: Final = "script"
@@ -193,7 +193,7 @@ def _source_files() -> Iterator[Path]:
     for source in _SOURCES:
         path = ROOT / source
         files = [path] if path.is_file() else sorted(path.rglob("*"))
-        yield from (file for file in files if file.suffix in {".py", ".spec", ".toml"})
+        yield from (file for file in files if file.suffix in {".c", ".py", ".spec", ".toml"})
 
 
 def _version(package: str) -> str:

@@ -138,7 +138,11 @@ def _look_at_caller(connection: socket.socket, founder: int, parent: int) -> Cal
 
 
 def _become(caller: Caller) -> None:
-    """Be the caller in everything but descriptors.  Python has re-seeded `random` when it forked."""
+    """Be the caller in everything but descriptors.  Python has re-seeded `random` when it forked.
+
+    What stays the zygote's, since no call changes it: the layout of the address space (ASLR), Python's hash seed, and
+    /proc/PID/auxv.
+    """
     appearance.show(caller.words, caller.environment)
     os.environ.clear()
     os.environ.update(caller.environment)
