@@ -119,7 +119,7 @@ def _start(shim: Shim, flags: Flags, perform: Callable[[list[str]], int]) -> byt
 def _spawn(shim: Shim, opts: StartOpts, planned: Planned, perform: Callable[[list[str]], int]) -> None:
     """Leave a daemon behind.  What it shall inherit is set on this process first, so that it never runs without."""
     from shim.host import cgroup, process
-    from shim.runtime import daemon, zygote
+    from shim.runtime import daemon
 
     bound = planned.bound
     is_forked = daemon.should_fork()
@@ -127,8 +127,10 @@ def _spawn(shim: Shim, opts: StartOpts, planned: Planned, perform: Callable[[lis
     if is_forked and folder:
         daemon.load_extensions()
         daemon.sweep_unpacked_folders(folder)
-        if shim.config.zygote and zygote.is_possible():
-            zygote.found(shim, perform)  # before anything of this container changes this process
+        if shim.config.zygote:
+            from shim.runtime import zygote
+
+            zygote.leave(shim, perform)  # before anything of this container changes this process
     if opts.debug and not shim.flags.debug:
         shim.flags = shim.flags.with_debug()
     os.environ.update(planned.environment)

@@ -40,7 +40,9 @@ class Caller(NamedTuple):
     environment: dict[str, str]
 
 
-def serve(bound: Bound, zygote: socket.socket, founder: int, parent: int, perform: Callable[[list[str]], int]) -> None:
+def serve(
+    bound: Bound, zygote: socket.socket, *, founder: int, parent: int, perform: Callable[[list[str]], int]
+) -> None:
     """Wait for a caller and serve it; return when there will be none, since the zygote has ended.
 
     `founder` is a pidfd of the process with pid `parent`, whose children alone are served.

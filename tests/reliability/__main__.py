@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from tests.integration.conftest import FROZEN
 from tests.reliability import scenarios
@@ -19,8 +20,11 @@ def main() -> int:
     parser.add_argument("--starts", type=int, default=10_000, help="with the zygote killed at random (default 10000)")
     parser.add_argument("--at-once", type=int, default=200, help="from cold (default 200)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--binary", type=Path, default=FROZEN, help=f"default {FROZEN}")
     options = parser.parse_args()
-    for name, tally, seconds in scenarios.all_of(FROZEN, options.starts, options.at_once, options.seed):
+    for name, tally, seconds in scenarios.all_of(
+        options.binary.absolute(), options.starts, options.at_once, options.seed
+    ):
         counts = ", ".join(f"{count} {what}" for what, count in sorted(tally.items()))
         sys.stdout.write(f"{name:<45} {counts} ({seconds:.0f} s)\n")
         sys.stdout.flush()
