@@ -1,7 +1,6 @@
-"""Launches in big numbers while everything around them goes wrong:  python -m tests.reliability [--starts 10000]
+"""Launches in big numbers while everything around them goes wrong:  ./just reliability [--starts 10000]
 
-Prints a line for each scenario; ends with 1 at the first that breaks the rule of scenarios.py.  Needs root, the frozen
-shim in dist/ and packaging/system-packages test.
+Prints a line for each scenario; ends with 1 at the first that breaks the rule of scenarios.py.  Needs root.
 """
 
 from __future__ import annotations
