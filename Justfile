@@ -53,6 +53,11 @@ fmt:
 gen:
     python protos/generate.py
 
+# the API reference, into .work/docs
+docs:
+    @python -c 'import pdoc' 2>&- || python -m pip install -q --group docs
+    python docs/reference.py
+
 # freeze a shim into dist/: pyrunc, skeleton or skeleton-async
 build NAME="pyrunc":
     @packaging/system-packages build
@@ -71,6 +76,18 @@ fuzz *ARGS:
 # our ttrpc against the published Go module and Rust crate, every pairing (--require go,rust; --client, --server, --case)
 interop *ARGS:
     python -m tests.interop "$@"
+
+# kill the shim, runc, the logger and containerd at every step (--rounds N --containerd 2.1; --go for Go's shim)
+faults *ARGS:
+    @packaging/system-packages demo
+    python build/spec/build.py pyrunc
+    python -m tests.faults "$@"
+
+# run thousands of containers and execs, ours and Go's (--containers N --execs N --containerd 2.1)
+soak *ARGS:
+    @packaging/system-packages demo
+    python build/spec/build.py pyrunc
+    python -m tests.soak "$@"
 
 # compare with Go's shim, side by side
 bench *ARGS:

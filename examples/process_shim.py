@@ -2,9 +2,10 @@
 
 It needs no root file system, no cgroup and no namespace, so it also serves on a developer's laptop and on macOS.  The
 spec's arguments, environment and working directory count; output goes where containerd wants it, else into the
-bundle's `output.log`.
+bundle's `output.log`.  As with a pid namespace, what a process leaves running ends with it, and execs end with init.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import shim
-from shim import CallContext, Deferred, Exit, topics
+from shim import CallContext, Child, Deferred, Exit, topics
 from shim import api as messages
 
 # Waits for a line on descriptor 3, then becomes the program: the process is there from Create on, and runs from Start.
@@ -30,6 +31,7 @@ class Process:
         self.state = messages.Status.CREATED
         self.exit: Exit | None = None
         self.waiters: list[Deferred] = []
+        self.over = threading.Event()
         self.gate = -1
 
     @property
@@ -37,6 +39,23 @@ class Process:
         """How it ended."""
         at = self.exit.at if self.exit else None
         return messages.WaitResponse(exit_status=self.exit.status if self.exit else 0, exited_at=shim.timestamp(at))
+
+    @property
+    def lives(self) -> bool:
+        """True from its launch to its end."""
+        return bool(self.pid) and self.exit is None
+
+    def open_gate(self) -> None:
+        """Let it run; it may have been killed meanwhile."""
+        gate, self.gate = self.gate, -1
+        with contextlib.suppress(BrokenPipeError):
+            os.write(gate, b"\n")
+        os.close(gate)
+
+    def end(self) -> None:
+        """Kill its whole session."""
+        with contextlib.suppress(OSError):
+            os.killpg(self.pid, signal.SIGKILL)
 
 
 class Container:
@@ -63,31 +82,37 @@ class ProcessShim(shim.Shim, shim.Task):
         """Say what runs, for SIGUSR1."""
         return [
             f"container {container_id} {exec_id}: pid {process.pid}, {messages.Status.Name(process.state)}"
-            for container_id, container in self.containers.items()
-            for exec_id, process in container.processes.items()
+            for container_id, container in list(self.containers.items())
+            for exec_id, process in list(container.processes.items())
         ]
 
     def create(self, context: CallContext, request: messages.CreateTaskRequest, /) -> messages.CreateTaskResponse:
         """Start the process up to its gate."""
+        if request.terminal:
+            raise shim.UnimplementedError("a terminal: not implemented")
         spec = json.loads((Path(request.bundle) / "config.json").read_text())["process"]
         init = Process(spec, (request.stdin, request.stdout, request.stderr))
+        container = Container(request.bundle, init)
         with self.lock:
             if request.id in self.containers:
                 raise shim.AlreadyExistsError(f"container {request.id}")
-            self.containers[request.id] = Container(request.bundle, init)
+            self.containers[request.id] = container
         try:
-            self.launch(request.id, "", init)
+            child = self.launch(container, "", init)
         except BaseException:
-            del self.containers[request.id]
+            with self.lock:
+                del self.containers[request.id]
             raise
-        (Path(request.bundle) / "init.pid").write_text(str(init.pid))
-        self.publisher.publish(
-            topics.TASK_CREATE, messages.TaskCreate(container_id=request.id, bundle=request.bundle, pid=init.pid)
-        )
+        event = messages.TaskCreate(container_id=request.id, bundle=request.bundle, pid=init.pid)
+        self.publisher.publish(topics.TASK_CREATE, event)
+        # Not before: an exit must not overtake its create.
+        child.on_exit(lambda exit_: self.ended(request.id, container, "", exit_))
         return messages.CreateTaskResponse(pid=init.pid)
 
     def exec(self, context: CallContext, request: messages.ExecProcessRequest, /) -> messages.Empty:
         """Remember another process; Start runs it."""
+        if request.terminal:
+            raise shim.UnimplementedError("a terminal: not implemented")
         container, _ = self.find(request.id)
         with self.lock:
             if request.exec_id in container.processes:
@@ -100,59 +125,69 @@ class ProcessShim(shim.Shim, shim.Task):
 
     def start(self, context: CallContext, request: messages.StartRequest, /) -> messages.StartResponse:
         """Open the gate."""
-        _, process = self.find(request.id, request.exec_id)
+        container, process = self.find(request.id, request.exec_id)
         with self.lock:
             if process.state != messages.Status.CREATED:
                 raise shim.FailedPreconditionError("the process has been started: failed precondition")
             process.state = messages.Status.RUNNING
+            if not request.exec_id:  # with the lock, so that no exit comes before it
+                event = messages.TaskStart(container_id=request.id, pid=process.pid)
+                self.publisher.publish(topics.TASK_START, event)
         if request.exec_id:
-            self.launch(request.id, request.exec_id, process)
+            try:
+                child = self.launch(container, request.exec_id, process)
+            except BaseException:
+                process.state = messages.Status.CREATED
+                raise
             started = messages.TaskExecStarted(container_id=request.id, exec_id=request.exec_id, pid=process.pid)
             self.publisher.publish(topics.TASK_EXEC_STARTED, started)
-        else:
-            event = messages.TaskStart(container_id=request.id, pid=process.pid)
-            self.publisher.publish(topics.TASK_START, event)
-        gate, process.gate = process.gate, -1
-        os.write(gate, b"\n")
-        os.close(gate)
+            child.on_exit(lambda exit_: self.ended(request.id, container, request.exec_id, exit_))
+        process.open_gate()
         return messages.StartResponse(pid=process.pid)
 
-    def launch(self, container_id: str, exec_id: str, process: Process) -> None:
+    def launch(self, container: Container, exec_id: str, process: Process) -> Child:
         """Spawn a process that waits at its gate."""
         stdin, stdout, stderr = process.stdio
-        log = Path(self.containers[container_id].bundle) / "output.log"
-        fds = [os.open(stdin or os.devnull, os.O_RDWR if stdin else os.O_RDONLY)]
-        read_end, write_end = os.pipe()
-        try:
-            # Read and write: opening a fifo then waits for nobody.
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
-            fds.append(os.open(stdout or log, flags, 0o644))
-            fds.append(os.open(stderr or stdout or log, flags, 0o644))
-            environment = dict(entry.split("=", 1) for entry in process.spec.get("env") or ())
-            words = ["/bin/sh", "-c", GATE, str(process.spec.get("cwd") or "/"), *process.spec["args"]]
+        log = Path(container.bundle) / "output.log"
+        environment = dict(entry.split("=", 1) for entry in process.spec.get("env") or ())
+        words = ["/bin/sh", "-c", GATE, str(process.spec.get("cwd") or "/"), *process.spec["args"]]
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+
+            def pipe() -> tuple[int, int]:
+                read_end, write_end = os.pipe()
+                theirs.callback(os.close, read_end)
+                ours.callback(os.close, write_end)
+                return read_end, write_end
+
+            def target(path: str | Path) -> int:
+                # Read and write: opening a fifo then waits for nobody.
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+                theirs.callback(os.close, fd)
+                return fd
+
+            gate, opener = pipe()
+            source, feeder = pipe() if stdin else (None, -1)
             child = self.daemon.reaper.spawn(
                 words,
                 env=environment,
-                stdin=fds[0],
-                stdout=fds[1],
-                stderr=fds[2],
-                pass_fds={3: read_end},
+                stdin=source,
+                stdout=target(stdout or log),
+                stderr=target(stderr or stdout or log),
+                pass_fds={3: gate},
                 new_session=True,
             )
-        except BaseException:
-            os.close(write_end)
-            raise
-        finally:
-            for fd in (*fds, read_end):
-                os.close(fd)
-        process.pid, process.gate = child.pid, write_end
-        child.on_exit(lambda exit_: self.ended(container_id, exec_id, process, exit_))
+            pid_file(container.bundle, exec_id).write_text(str(child.pid))
+            process.pid, process.gate = child.pid, opener
+            ours.pop_all()
+        if stdin:
+            self.daemon.pool.submit(lambda: feed(stdin, feeder))
+        return child
 
-    def ended(self, container_id: str, exec_id: str, process: Process, exit_: Exit) -> None:
+    def ended(self, container_id: str, container: Container, exec_id: str, exit_: Exit) -> None:
         """Tell the end of a process to who waits, and to containerd."""
-        with self.lock:
-            process.exit, process.state = exit_, messages.Status.STOPPED
-            waiters, process.waiters = process.waiters, []
+        process = container.processes[exec_id]
+        process.end()
+        pid_file(container.bundle, exec_id).unlink(missing_ok=True)
         event = messages.TaskExit(
             container_id=container_id,
             id=exec_id or container_id,
@@ -160,7 +195,17 @@ class ProcessShim(shim.Shim, shim.Task):
             exit_status=exit_.status,
             exited_at=shim.timestamp(exit_.at),
         )
-        self.publisher.publish(topics.TASK_EXIT, event)
+        with self.lock:
+            process.exit, process.state = exit_, messages.Status.STOPPED
+            waiters, process.waiters = process.waiters, []
+            self.publisher.publish(topics.TASK_EXIT, event)
+            execs = [] if exec_id else [each for each in container.processes.values() if each.lives]
+        for each in execs:
+            each.end()
+        if process.stdio[0]:
+            with contextlib.suppress(OSError):  # lets go who still waits for a client to open it
+                os.close(os.open(process.stdio[0], os.O_WRONLY | os.O_NONBLOCK))
+        process.over.set()
         for waiter in waiters:
             waiter.resolve(process.ended)
 
@@ -199,25 +244,33 @@ class ProcessShim(shim.Shim, shim.Task):
     def kill(self, context: CallContext, request: messages.KillRequest, /) -> messages.Empty:
         """Send a signal to a process, or to its whole session's group."""
         _, process = self.find(request.id, request.exec_id)
-        if process.exit is not None or not process.pid:
-            raise shim.NotFoundError("process already finished: not found")
-        send = os.killpg if request.all else os.kill
-        send(process.pid, request.signal)
+        try:
+            if not process.lives:
+                raise ProcessLookupError
+            (os.killpg if request.all else os.kill)(process.pid, request.signal)
+        except ProcessLookupError:
+            raise shim.NotFoundError("process already finished: not found") from None
+        return messages.Empty()
+
+    def close_io(self, context: CallContext, request: messages.CloseIORequest, /) -> messages.Empty:
+        """Agree: the process sees the end of its input when the client closes the fifo."""
+        self.find(request.id, request.exec_id)
         return messages.Empty()
 
     def pids(self, context: CallContext, request: messages.PidsRequest, /) -> messages.PidsResponse:
         """List the processes that live."""
         container, _ = self.find(request.id)
-        alive = [process.pid for process in container.processes.values() if process.pid and process.exit is None]
+        alive = [process.pid for process in list(container.processes.values()) if process.lives]
         return messages.PidsResponse(processes=[messages.ProcessInfo(pid=pid) for pid in alive])
 
     def delete(self, context: CallContext, request: messages.DeleteRequest, /) -> messages.DeleteResponse:
-        """Forget a process that has ended."""
+        """Forget a process that has ended, or that never ran."""
         container, process = self.find(request.id, request.exec_id)
         if process.state == messages.Status.RUNNING:
             raise shim.FailedPreconditionError("the process runs: failed precondition")
-        if process.gate >= 0:  # never started
+        if process.gate >= 0:  # it waits there, or has been killed there, as it was never started
             os.close(process.gate)
+            process.over.wait(5.0)
         with self.lock:
             del container.processes[request.exec_id]
             if not request.exec_id:
@@ -243,13 +296,25 @@ class ProcessShim(shim.Shim, shim.Task):
         return messages.Empty()
 
     def delete_shim(self) -> shim.Deleted:
-        """Kill what a dead daemon left: the pid stands in the bundle's file."""
-        try:
-            pid = int((Path.cwd() / "init.pid").read_text())
-            os.killpg(pid, signal.SIGKILL)
-        except (OSError, ValueError):
-            return shim.Deleted()
-        return shim.Deleted(pid)
+        """Kill what a dead daemon left: the bundle's files say which processes lived."""
+        pids = {}
+        for path in Path.cwd().glob("*.pid"):
+            with contextlib.suppress(OSError, ValueError):
+                pids[path.name] = int(path.read_text())
+                os.killpg(pids[path.name], signal.SIGKILL)
+        return shim.Deleted(pids.get(pid_file(".", "").name, 0))
+
+
+def feed(fifo: str, target: int) -> None:
+    """Give a process its input, in a thread; a fifo's opening waits for the client."""
+    with contextlib.suppress(OSError), open(target, "wb", buffering=0) as sink, open(fifo, "rb", buffering=0) as source:
+        while data := source.read(64 << 10):
+            sink.write(data)
+
+
+def pid_file(bundle: str, exec_id: str) -> Path:
+    """Return the file that holds the pid of a process while it lives."""
+    return Path(bundle) / (f"exec-{exec_id}.pid" if exec_id else "init.pid")
 
 
 if __name__ == "__main__":

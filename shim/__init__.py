@@ -1,5 +1,8 @@
 """containerd shims in Python.
 
+A shim is a subclass of `Shim` that answers the calls of `Task`, and `run` makes a program of it; docs/guide.md begins
+there.  Modules: `mount` (`shim.host.mount`), `cgroup` (`shim.host.cgroup`), `log_driver` (`shim.runtime.log_driver`),
+`topics` (`shim.runtime.topics`); `shim.aio`, `shim.api` and `shim.ttrpc` are imported by themselves.
 Names are re-exported on first use (PEP 562), so that `import shim.ttrpc` loads no runtime, and a `start` only what it
 needs.
 """
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
         UnimplementedError,
     )
     from shim.host import cgroup, mount
-    from shim.runtime import topics
+    from shim.runtime import log_driver, topics
     from shim.runtime.address import socket_address
     from shim.runtime.config import Config
     from shim.runtime.exit_signal import ExitSignal
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from shim.runtime.monitor import ExecSubject, ExitEvent, Monitor, Subscription
     from shim.runtime.publisher import RemotePublisher
     from shim.runtime.publishing import StandalonePublisher
-    from shim.runtime.reaper import Exit
+    from shim.runtime.reaper import Child, Exit
     from shim.runtime.sandbox import Sandbox
     from shim.runtime.serve import Daemon
     from shim.runtime.shim import Deleted, Shim
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AlreadyExistsError": "shim.errors",
     "CallContext": "shim.ttrpc.context",
+    "Child": "shim.runtime.reaper",
     "Config": "shim.runtime.config",
     "Daemon": "shim.runtime.serve",
     "Deferred": "shim.ttrpc.context",
@@ -71,6 +75,7 @@ _HOMES = {
     "cgroup": "shim.host",
     "current_trace": "shim.runtime.tracing",
     "from_timestamp": "shim.runtime.timestamps",
+    "log_driver": "shim.runtime",
     "mount": "shim.host",
     "parse": "shim.runtime.flags",
     "run": "shim.runtime.main",
@@ -83,6 +88,7 @@ _HOMES = {
 __all__ = [
     "AlreadyExistsError",
     "CallContext",
+    "Child",
     "Config",
     "Daemon",
     "Deferred",
@@ -112,6 +118,7 @@ __all__ = [
     "cgroup",
     "current_trace",
     "from_timestamp",
+    "log_driver",
     "mount",
     "parse",
     "run",

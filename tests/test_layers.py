@@ -21,7 +21,9 @@ def _find_modules(folder: str) -> dict[str, Path]:
 
 MODULES: Final = _find_modules("shim")
 HAND_WRITTEN: Final = [
-    path for path in [*MODULES.values(), *_find_modules("tests").values()] if not path.match("shim/api/*_pb2.py")
+    path
+    for path in [*MODULES.values(), *_find_modules("tests").values()]
+    if not path.match("shim/api/*_pb2.py") and not path.match("*_ttrpc.py")
 ]
 
 _CORE_NAMES: Final = (

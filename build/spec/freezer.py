@@ -76,6 +76,7 @@ _EXCLUDED: Final = [
     "shim.cli",
     "shim.runtime.aio_daemon",
     "shim.runtime.aio_shim",
+    "shim.runtime.log_driver",
     "shim.runtime.log_handler",
     "shim.runtime.otel",
     "shim.testing",

@@ -37,6 +37,7 @@ class EventsService:
     def forward(
         self, context: CallContext, request: events_service_pb2.ForwardRequest, /
     ) -> empty_pb2.Empty | Deferred:
+        """Take an event, with its topic and namespace, to spread it."""
         raise RpcError(Code.UNIMPLEMENTED, "method Forward")
 
 
@@ -47,6 +48,7 @@ class AsyncEventsService:
     """
 
     async def forward(self, context: CallContext, request: events_service_pb2.ForwardRequest, /) -> empty_pb2.Empty:
+        """Take an event, with its topic and namespace, to spread it."""
         raise RpcError(Code.UNIMPLEMENTED, "method Forward")
 
 
@@ -64,6 +66,7 @@ class EventsClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> empty_pb2.Empty:
+        """Take an event, with its topic and namespace, to spread it."""
         return self._client.call(
             EventsRpcs.FORWARD, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -78,6 +81,7 @@ class AsyncEventsClient:
     async def forward(
         self, request: events_service_pb2.ForwardRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> empty_pb2.Empty:
+        """Take an event, with its topic and namespace, to spread it."""
         return await self._client.call(EventsRpcs.FORWARD, request, timeout_s=timeout_s, metadata=metadata)
 
 

@@ -91,46 +91,55 @@ class SandboxService:
     def create_sandbox(
         self, context: CallContext, request: sandbox_pb2.CreateSandboxRequest, /
     ) -> sandbox_pb2.CreateSandboxResponse | Deferred:
+        """Prepare a pod's sandbox; nothing of it runs yet."""
         raise RpcError(Code.UNIMPLEMENTED, "method CreateSandbox")
 
     def start_sandbox(
         self, context: CallContext, request: sandbox_pb2.StartSandboxRequest, /
     ) -> sandbox_pb2.StartSandboxResponse | Deferred:
+        """Run the sandbox."""
         raise RpcError(Code.UNIMPLEMENTED, "method StartSandbox")
 
     def platform(
         self, context: CallContext, request: sandbox_pb2.PlatformRequest, /
     ) -> sandbox_pb2.PlatformResponse | Deferred:
+        """Say for which system the containers of the sandbox have to be."""
         raise RpcError(Code.UNIMPLEMENTED, "method Platform")
 
     def stop_sandbox(
         self, context: CallContext, request: sandbox_pb2.StopSandboxRequest, /
     ) -> sandbox_pb2.StopSandboxResponse | Deferred:
+        """Stop the sandbox, within the timeout if one is given."""
         raise RpcError(Code.UNIMPLEMENTED, "method StopSandbox")
 
     def wait_sandbox(
         self, context: CallContext, request: sandbox_pb2.WaitSandboxRequest, /
     ) -> sandbox_pb2.WaitSandboxResponse | Deferred:
+        """Answer when the sandbox has ended."""
         raise RpcError(Code.UNIMPLEMENTED, "method WaitSandbox")
 
     def sandbox_status(
         self, context: CallContext, request: sandbox_pb2.SandboxStatusRequest, /
     ) -> sandbox_pb2.SandboxStatusResponse | Deferred:
+        """Say how the sandbox is: SANDBOX_READY or SANDBOX_NOTREADY."""
         raise RpcError(Code.UNIMPLEMENTED, "method SandboxStatus")
 
     def ping_sandbox(
         self, context: CallContext, request: sandbox_pb2.PingRequest, /
     ) -> sandbox_pb2.PingResponse | Deferred:
+        """Answer while the sandbox is alive."""
         raise RpcError(Code.UNIMPLEMENTED, "method PingSandbox")
 
     def shutdown_sandbox(
         self, context: CallContext, request: sandbox_pb2.ShutdownSandboxRequest, /
     ) -> sandbox_pb2.ShutdownSandboxResponse | Deferred:
+        """End the shim."""
         raise RpcError(Code.UNIMPLEMENTED, "method ShutdownSandbox")
 
     def sandbox_metrics(
         self, context: CallContext, request: sandbox_pb2.SandboxMetricsRequest, /
     ) -> sandbox_pb2.SandboxMetricsResponse | Deferred:
+        """Answer with the numbers of the sandbox's cgroup."""
         raise RpcError(Code.UNIMPLEMENTED, "method SandboxMetrics")
 
 
@@ -143,44 +152,53 @@ class AsyncSandboxService:
     async def create_sandbox(
         self, context: CallContext, request: sandbox_pb2.CreateSandboxRequest, /
     ) -> sandbox_pb2.CreateSandboxResponse:
+        """Prepare a pod's sandbox; nothing of it runs yet."""
         raise RpcError(Code.UNIMPLEMENTED, "method CreateSandbox")
 
     async def start_sandbox(
         self, context: CallContext, request: sandbox_pb2.StartSandboxRequest, /
     ) -> sandbox_pb2.StartSandboxResponse:
+        """Run the sandbox."""
         raise RpcError(Code.UNIMPLEMENTED, "method StartSandbox")
 
     async def platform(
         self, context: CallContext, request: sandbox_pb2.PlatformRequest, /
     ) -> sandbox_pb2.PlatformResponse:
+        """Say for which system the containers of the sandbox have to be."""
         raise RpcError(Code.UNIMPLEMENTED, "method Platform")
 
     async def stop_sandbox(
         self, context: CallContext, request: sandbox_pb2.StopSandboxRequest, /
     ) -> sandbox_pb2.StopSandboxResponse:
+        """Stop the sandbox, within the timeout if one is given."""
         raise RpcError(Code.UNIMPLEMENTED, "method StopSandbox")
 
     async def wait_sandbox(
         self, context: CallContext, request: sandbox_pb2.WaitSandboxRequest, /
     ) -> sandbox_pb2.WaitSandboxResponse:
+        """Answer when the sandbox has ended."""
         raise RpcError(Code.UNIMPLEMENTED, "method WaitSandbox")
 
     async def sandbox_status(
         self, context: CallContext, request: sandbox_pb2.SandboxStatusRequest, /
     ) -> sandbox_pb2.SandboxStatusResponse:
+        """Say how the sandbox is: SANDBOX_READY or SANDBOX_NOTREADY."""
         raise RpcError(Code.UNIMPLEMENTED, "method SandboxStatus")
 
     async def ping_sandbox(self, context: CallContext, request: sandbox_pb2.PingRequest, /) -> sandbox_pb2.PingResponse:
+        """Answer while the sandbox is alive."""
         raise RpcError(Code.UNIMPLEMENTED, "method PingSandbox")
 
     async def shutdown_sandbox(
         self, context: CallContext, request: sandbox_pb2.ShutdownSandboxRequest, /
     ) -> sandbox_pb2.ShutdownSandboxResponse:
+        """End the shim."""
         raise RpcError(Code.UNIMPLEMENTED, "method ShutdownSandbox")
 
     async def sandbox_metrics(
         self, context: CallContext, request: sandbox_pb2.SandboxMetricsRequest, /
     ) -> sandbox_pb2.SandboxMetricsResponse:
+        """Answer with the numbers of the sandbox's cgroup."""
         raise RpcError(Code.UNIMPLEMENTED, "method SandboxMetrics")
 
 
@@ -198,6 +216,7 @@ class SandboxClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> sandbox_pb2.CreateSandboxResponse:
+        """Prepare a pod's sandbox; nothing of it runs yet."""
         return self._client.call(
             SandboxRpcs.CREATE_SANDBOX, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -210,6 +229,7 @@ class SandboxClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> sandbox_pb2.StartSandboxResponse:
+        """Run the sandbox."""
         return self._client.call(
             SandboxRpcs.START_SANDBOX, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -222,6 +242,7 @@ class SandboxClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> sandbox_pb2.PlatformResponse:
+        """Say for which system the containers of the sandbox have to be."""
         return self._client.call(
             SandboxRpcs.PLATFORM, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -234,6 +255,7 @@ class SandboxClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> sandbox_pb2.StopSandboxResponse:
+        """Stop the sandbox, within the timeout if one is given."""
         return self._client.call(
             SandboxRpcs.STOP_SANDBOX, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -246,6 +268,7 @@ class SandboxClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> sandbox_pb2.WaitSandboxResponse:
+        """Answer when the sandbox has ended."""
         return self._client.call(
             SandboxRpcs.WAIT_SANDBOX, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -258,6 +281,7 @@ class SandboxClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> sandbox_pb2.SandboxStatusResponse:
+        """Say how the sandbox is: SANDBOX_READY or SANDBOX_NOTREADY."""
         return self._client.call(
             SandboxRpcs.SANDBOX_STATUS, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -270,6 +294,7 @@ class SandboxClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> sandbox_pb2.PingResponse:
+        """Answer while the sandbox is alive."""
         return self._client.call(
             SandboxRpcs.PING_SANDBOX, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -282,6 +307,7 @@ class SandboxClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> sandbox_pb2.ShutdownSandboxResponse:
+        """End the shim."""
         return self._client.call(
             SandboxRpcs.SHUTDOWN_SANDBOX, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -294,6 +320,7 @@ class SandboxClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> sandbox_pb2.SandboxMetricsResponse:
+        """Answer with the numbers of the sandbox's cgroup."""
         return self._client.call(
             SandboxRpcs.SANDBOX_METRICS, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -308,46 +335,55 @@ class AsyncSandboxClient:
     async def create_sandbox(
         self, request: sandbox_pb2.CreateSandboxRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> sandbox_pb2.CreateSandboxResponse:
+        """Prepare a pod's sandbox; nothing of it runs yet."""
         return await self._client.call(SandboxRpcs.CREATE_SANDBOX, request, timeout_s=timeout_s, metadata=metadata)
 
     async def start_sandbox(
         self, request: sandbox_pb2.StartSandboxRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> sandbox_pb2.StartSandboxResponse:
+        """Run the sandbox."""
         return await self._client.call(SandboxRpcs.START_SANDBOX, request, timeout_s=timeout_s, metadata=metadata)
 
     async def platform(
         self, request: sandbox_pb2.PlatformRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> sandbox_pb2.PlatformResponse:
+        """Say for which system the containers of the sandbox have to be."""
         return await self._client.call(SandboxRpcs.PLATFORM, request, timeout_s=timeout_s, metadata=metadata)
 
     async def stop_sandbox(
         self, request: sandbox_pb2.StopSandboxRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> sandbox_pb2.StopSandboxResponse:
+        """Stop the sandbox, within the timeout if one is given."""
         return await self._client.call(SandboxRpcs.STOP_SANDBOX, request, timeout_s=timeout_s, metadata=metadata)
 
     async def wait_sandbox(
         self, request: sandbox_pb2.WaitSandboxRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> sandbox_pb2.WaitSandboxResponse:
+        """Answer when the sandbox has ended."""
         return await self._client.call(SandboxRpcs.WAIT_SANDBOX, request, timeout_s=timeout_s, metadata=metadata)
 
     async def sandbox_status(
         self, request: sandbox_pb2.SandboxStatusRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> sandbox_pb2.SandboxStatusResponse:
+        """Say how the sandbox is: SANDBOX_READY or SANDBOX_NOTREADY."""
         return await self._client.call(SandboxRpcs.SANDBOX_STATUS, request, timeout_s=timeout_s, metadata=metadata)
 
     async def ping_sandbox(
         self, request: sandbox_pb2.PingRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> sandbox_pb2.PingResponse:
+        """Answer while the sandbox is alive."""
         return await self._client.call(SandboxRpcs.PING_SANDBOX, request, timeout_s=timeout_s, metadata=metadata)
 
     async def shutdown_sandbox(
         self, request: sandbox_pb2.ShutdownSandboxRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> sandbox_pb2.ShutdownSandboxResponse:
+        """End the shim."""
         return await self._client.call(SandboxRpcs.SHUTDOWN_SANDBOX, request, timeout_s=timeout_s, metadata=metadata)
 
     async def sandbox_metrics(
         self, request: sandbox_pb2.SandboxMetricsRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> sandbox_pb2.SandboxMetricsResponse:
+        """Answer with the numbers of the sandbox's cgroup."""
         return await self._client.call(SandboxRpcs.SANDBOX_METRICS, request, timeout_s=timeout_s, metadata=metadata)
 
 

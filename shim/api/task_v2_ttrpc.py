@@ -69,62 +69,79 @@ class TaskService:
     """
 
     def state(self, context: CallContext, request: task_v2_pb2.StateRequest, /) -> task_v2_pb2.StateResponse | Deferred:
+        """Say how a process is: the container's first one, or an exec."""
         raise RpcError(Code.UNIMPLEMENTED, "method State")
 
     def create(
         self, context: CallContext, request: task_v2_pb2.CreateTaskRequest, /
     ) -> task_v2_pb2.CreateTaskResponse | Deferred:
+        """Make a container from a bundle, with the pid of its first process; that runs from Start on."""
         raise RpcError(Code.UNIMPLEMENTED, "method Create")
 
     def start(self, context: CallContext, request: task_v2_pb2.StartRequest, /) -> task_v2_pb2.StartResponse | Deferred:
+        """Run the container's first process, or an exec."""
         raise RpcError(Code.UNIMPLEMENTED, "method Start")
 
     def delete(
         self, context: CallContext, request: task_v2_pb2.DeleteRequest, /
     ) -> task_v2_pb2.DeleteResponse | Deferred:
+        """Forget a container that has ended and free what it held, or an exec; answer how it ended."""
         raise RpcError(Code.UNIMPLEMENTED, "method Delete")
 
     def pids(self, context: CallContext, request: task_v2_pb2.PidsRequest, /) -> task_v2_pb2.PidsResponse | Deferred:
+        """List the processes of a container, by their pids on the host."""
         raise RpcError(Code.UNIMPLEMENTED, "method Pids")
 
     def pause(self, context: CallContext, request: task_v2_pb2.PauseRequest, /) -> empty_pb2.Empty | Deferred:
+        """Freeze a container."""
         raise RpcError(Code.UNIMPLEMENTED, "method Pause")
 
     def resume(self, context: CallContext, request: task_v2_pb2.ResumeRequest, /) -> empty_pb2.Empty | Deferred:
+        """Thaw a container."""
         raise RpcError(Code.UNIMPLEMENTED, "method Resume")
 
     def checkpoint(
         self, context: CallContext, request: task_v2_pb2.CheckpointTaskRequest, /
     ) -> empty_pb2.Empty | Deferred:
+        """Write the state of a container to a folder, from which Create can make it again."""
         raise RpcError(Code.UNIMPLEMENTED, "method Checkpoint")
 
     def kill(self, context: CallContext, request: task_v2_pb2.KillRequest, /) -> empty_pb2.Empty | Deferred:
+        """Send a signal to a process, or to all of a container."""
         raise RpcError(Code.UNIMPLEMENTED, "method Kill")
 
     def exec(self, context: CallContext, request: task_v2_pb2.ExecProcessRequest, /) -> empty_pb2.Empty | Deferred:
+        """Add a process to a container; Start runs it."""
         raise RpcError(Code.UNIMPLEMENTED, "method Exec")
 
     def resize_pty(self, context: CallContext, request: task_v2_pb2.ResizePtyRequest, /) -> empty_pb2.Empty | Deferred:
+        """Tell a process's terminal its size."""
         raise RpcError(Code.UNIMPLEMENTED, "method ResizePty")
 
     def close_io(self, context: CallContext, request: task_v2_pb2.CloseIORequest, /) -> empty_pb2.Empty | Deferred:
+        """End the standard input of a process."""
         raise RpcError(Code.UNIMPLEMENTED, "method CloseIO")
 
     def update(self, context: CallContext, request: task_v2_pb2.UpdateTaskRequest, /) -> empty_pb2.Empty | Deferred:
+        """Change the limits of a container."""
         raise RpcError(Code.UNIMPLEMENTED, "method Update")
 
     def wait(self, context: CallContext, request: task_v2_pb2.WaitRequest, /) -> task_v2_pb2.WaitResponse | Deferred:
+        """Answer when a process has ended, at once if it has."""
         raise RpcError(Code.UNIMPLEMENTED, "method Wait")
 
     def stats(self, context: CallContext, request: task_v2_pb2.StatsRequest, /) -> task_v2_pb2.StatsResponse | Deferred:
+        """Answer with the numbers of a container's cgroup."""
         raise RpcError(Code.UNIMPLEMENTED, "method Stats")
 
     def connect(
         self, context: CallContext, request: task_v2_pb2.ConnectRequest, /
     ) -> task_v2_pb2.ConnectResponse | Deferred:
+        """Say who serves: the pids of the shim and of the container's first process."""
         raise RpcError(Code.UNIMPLEMENTED, "method Connect")
 
     def shutdown(self, context: CallContext, request: task_v2_pb2.ShutdownRequest, /) -> empty_pb2.Empty | Deferred:
+        """End the shim, if it has no containers left."""
         raise RpcError(Code.UNIMPLEMENTED, "method Shutdown")
 
 
@@ -135,58 +152,75 @@ class AsyncTaskService:
     """
 
     async def state(self, context: CallContext, request: task_v2_pb2.StateRequest, /) -> task_v2_pb2.StateResponse:
+        """Say how a process is: the container's first one, or an exec."""
         raise RpcError(Code.UNIMPLEMENTED, "method State")
 
     async def create(
         self, context: CallContext, request: task_v2_pb2.CreateTaskRequest, /
     ) -> task_v2_pb2.CreateTaskResponse:
+        """Make a container from a bundle, with the pid of its first process; that runs from Start on."""
         raise RpcError(Code.UNIMPLEMENTED, "method Create")
 
     async def start(self, context: CallContext, request: task_v2_pb2.StartRequest, /) -> task_v2_pb2.StartResponse:
+        """Run the container's first process, or an exec."""
         raise RpcError(Code.UNIMPLEMENTED, "method Start")
 
     async def delete(self, context: CallContext, request: task_v2_pb2.DeleteRequest, /) -> task_v2_pb2.DeleteResponse:
+        """Forget a container that has ended and free what it held, or an exec; answer how it ended."""
         raise RpcError(Code.UNIMPLEMENTED, "method Delete")
 
     async def pids(self, context: CallContext, request: task_v2_pb2.PidsRequest, /) -> task_v2_pb2.PidsResponse:
+        """List the processes of a container, by their pids on the host."""
         raise RpcError(Code.UNIMPLEMENTED, "method Pids")
 
     async def pause(self, context: CallContext, request: task_v2_pb2.PauseRequest, /) -> empty_pb2.Empty:
+        """Freeze a container."""
         raise RpcError(Code.UNIMPLEMENTED, "method Pause")
 
     async def resume(self, context: CallContext, request: task_v2_pb2.ResumeRequest, /) -> empty_pb2.Empty:
+        """Thaw a container."""
         raise RpcError(Code.UNIMPLEMENTED, "method Resume")
 
     async def checkpoint(self, context: CallContext, request: task_v2_pb2.CheckpointTaskRequest, /) -> empty_pb2.Empty:
+        """Write the state of a container to a folder, from which Create can make it again."""
         raise RpcError(Code.UNIMPLEMENTED, "method Checkpoint")
 
     async def kill(self, context: CallContext, request: task_v2_pb2.KillRequest, /) -> empty_pb2.Empty:
+        """Send a signal to a process, or to all of a container."""
         raise RpcError(Code.UNIMPLEMENTED, "method Kill")
 
     async def exec(self, context: CallContext, request: task_v2_pb2.ExecProcessRequest, /) -> empty_pb2.Empty:
+        """Add a process to a container; Start runs it."""
         raise RpcError(Code.UNIMPLEMENTED, "method Exec")
 
     async def resize_pty(self, context: CallContext, request: task_v2_pb2.ResizePtyRequest, /) -> empty_pb2.Empty:
+        """Tell a process's terminal its size."""
         raise RpcError(Code.UNIMPLEMENTED, "method ResizePty")
 
     async def close_io(self, context: CallContext, request: task_v2_pb2.CloseIORequest, /) -> empty_pb2.Empty:
+        """End the standard input of a process."""
         raise RpcError(Code.UNIMPLEMENTED, "method CloseIO")
 
     async def update(self, context: CallContext, request: task_v2_pb2.UpdateTaskRequest, /) -> empty_pb2.Empty:
+        """Change the limits of a container."""
         raise RpcError(Code.UNIMPLEMENTED, "method Update")
 
     async def wait(self, context: CallContext, request: task_v2_pb2.WaitRequest, /) -> task_v2_pb2.WaitResponse:
+        """Answer when a process has ended, at once if it has."""
         raise RpcError(Code.UNIMPLEMENTED, "method Wait")
 
     async def stats(self, context: CallContext, request: task_v2_pb2.StatsRequest, /) -> task_v2_pb2.StatsResponse:
+        """Answer with the numbers of a container's cgroup."""
         raise RpcError(Code.UNIMPLEMENTED, "method Stats")
 
     async def connect(
         self, context: CallContext, request: task_v2_pb2.ConnectRequest, /
     ) -> task_v2_pb2.ConnectResponse:
+        """Say who serves: the pids of the shim and of the container's first process."""
         raise RpcError(Code.UNIMPLEMENTED, "method Connect")
 
     async def shutdown(self, context: CallContext, request: task_v2_pb2.ShutdownRequest, /) -> empty_pb2.Empty:
+        """End the shim, if it has no containers left."""
         raise RpcError(Code.UNIMPLEMENTED, "method Shutdown")
 
 
@@ -204,6 +238,7 @@ class TaskClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> task_v2_pb2.StateResponse:
+        """Say how a process is: the container's first one, or an exec."""
         return self._client.call(
             TaskRpcs.STATE, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -216,6 +251,7 @@ class TaskClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> task_v2_pb2.CreateTaskResponse:
+        """Make a container from a bundle, with the pid of its first process; that runs from Start on."""
         return self._client.call(
             TaskRpcs.CREATE, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -228,6 +264,7 @@ class TaskClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> task_v2_pb2.StartResponse:
+        """Run the container's first process, or an exec."""
         return self._client.call(
             TaskRpcs.START, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -240,6 +277,7 @@ class TaskClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> task_v2_pb2.DeleteResponse:
+        """Forget a container that has ended and free what it held, or an exec; answer how it ended."""
         return self._client.call(
             TaskRpcs.DELETE, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -252,6 +290,7 @@ class TaskClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> task_v2_pb2.PidsResponse:
+        """List the processes of a container, by their pids on the host."""
         return self._client.call(
             TaskRpcs.PIDS, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -264,6 +303,7 @@ class TaskClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> empty_pb2.Empty:
+        """Freeze a container."""
         return self._client.call(
             TaskRpcs.PAUSE, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -276,6 +316,7 @@ class TaskClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> empty_pb2.Empty:
+        """Thaw a container."""
         return self._client.call(
             TaskRpcs.RESUME, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -288,6 +329,7 @@ class TaskClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> empty_pb2.Empty:
+        """Write the state of a container to a folder, from which Create can make it again."""
         return self._client.call(
             TaskRpcs.CHECKPOINT, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -300,6 +342,7 @@ class TaskClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> empty_pb2.Empty:
+        """Send a signal to a process, or to all of a container."""
         return self._client.call(
             TaskRpcs.KILL, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -312,6 +355,7 @@ class TaskClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> empty_pb2.Empty:
+        """Add a process to a container; Start runs it."""
         return self._client.call(
             TaskRpcs.EXEC, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -324,6 +368,7 @@ class TaskClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> empty_pb2.Empty:
+        """Tell a process's terminal its size."""
         return self._client.call(
             TaskRpcs.RESIZE_PTY, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -336,6 +381,7 @@ class TaskClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> empty_pb2.Empty:
+        """End the standard input of a process."""
         return self._client.call(
             TaskRpcs.CLOSE_IO, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -348,6 +394,7 @@ class TaskClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> empty_pb2.Empty:
+        """Change the limits of a container."""
         return self._client.call(
             TaskRpcs.UPDATE, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -360,6 +407,7 @@ class TaskClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> task_v2_pb2.WaitResponse:
+        """Answer when a process has ended, at once if it has."""
         return self._client.call(
             TaskRpcs.WAIT, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -372,6 +420,7 @@ class TaskClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> task_v2_pb2.StatsResponse:
+        """Answer with the numbers of a container's cgroup."""
         return self._client.call(
             TaskRpcs.STATS, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -384,6 +433,7 @@ class TaskClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> task_v2_pb2.ConnectResponse:
+        """Say who serves: the pids of the shim and of the container's first process."""
         return self._client.call(
             TaskRpcs.CONNECT, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -396,6 +446,7 @@ class TaskClient:
         metadata: Metadata = (),
         cancellation: Cancellation | None = None,
     ) -> empty_pb2.Empty:
+        """End the shim, if it has no containers left."""
         return self._client.call(
             TaskRpcs.SHUTDOWN, request, timeout_s=timeout_s, metadata=metadata, cancellation=cancellation
         )
@@ -410,86 +461,103 @@ class AsyncTaskClient:
     async def state(
         self, request: task_v2_pb2.StateRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> task_v2_pb2.StateResponse:
+        """Say how a process is: the container's first one, or an exec."""
         return await self._client.call(TaskRpcs.STATE, request, timeout_s=timeout_s, metadata=metadata)
 
     async def create(
         self, request: task_v2_pb2.CreateTaskRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> task_v2_pb2.CreateTaskResponse:
+        """Make a container from a bundle, with the pid of its first process; that runs from Start on."""
         return await self._client.call(TaskRpcs.CREATE, request, timeout_s=timeout_s, metadata=metadata)
 
     async def start(
         self, request: task_v2_pb2.StartRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> task_v2_pb2.StartResponse:
+        """Run the container's first process, or an exec."""
         return await self._client.call(TaskRpcs.START, request, timeout_s=timeout_s, metadata=metadata)
 
     async def delete(
         self, request: task_v2_pb2.DeleteRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> task_v2_pb2.DeleteResponse:
+        """Forget a container that has ended and free what it held, or an exec; answer how it ended."""
         return await self._client.call(TaskRpcs.DELETE, request, timeout_s=timeout_s, metadata=metadata)
 
     async def pids(
         self, request: task_v2_pb2.PidsRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> task_v2_pb2.PidsResponse:
+        """List the processes of a container, by their pids on the host."""
         return await self._client.call(TaskRpcs.PIDS, request, timeout_s=timeout_s, metadata=metadata)
 
     async def pause(
         self, request: task_v2_pb2.PauseRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> empty_pb2.Empty:
+        """Freeze a container."""
         return await self._client.call(TaskRpcs.PAUSE, request, timeout_s=timeout_s, metadata=metadata)
 
     async def resume(
         self, request: task_v2_pb2.ResumeRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> empty_pb2.Empty:
+        """Thaw a container."""
         return await self._client.call(TaskRpcs.RESUME, request, timeout_s=timeout_s, metadata=metadata)
 
     async def checkpoint(
         self, request: task_v2_pb2.CheckpointTaskRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> empty_pb2.Empty:
+        """Write the state of a container to a folder, from which Create can make it again."""
         return await self._client.call(TaskRpcs.CHECKPOINT, request, timeout_s=timeout_s, metadata=metadata)
 
     async def kill(
         self, request: task_v2_pb2.KillRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> empty_pb2.Empty:
+        """Send a signal to a process, or to all of a container."""
         return await self._client.call(TaskRpcs.KILL, request, timeout_s=timeout_s, metadata=metadata)
 
     async def exec(
         self, request: task_v2_pb2.ExecProcessRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> empty_pb2.Empty:
+        """Add a process to a container; Start runs it."""
         return await self._client.call(TaskRpcs.EXEC, request, timeout_s=timeout_s, metadata=metadata)
 
     async def resize_pty(
         self, request: task_v2_pb2.ResizePtyRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> empty_pb2.Empty:
+        """Tell a process's terminal its size."""
         return await self._client.call(TaskRpcs.RESIZE_PTY, request, timeout_s=timeout_s, metadata=metadata)
 
     async def close_io(
         self, request: task_v2_pb2.CloseIORequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> empty_pb2.Empty:
+        """End the standard input of a process."""
         return await self._client.call(TaskRpcs.CLOSE_IO, request, timeout_s=timeout_s, metadata=metadata)
 
     async def update(
         self, request: task_v2_pb2.UpdateTaskRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> empty_pb2.Empty:
+        """Change the limits of a container."""
         return await self._client.call(TaskRpcs.UPDATE, request, timeout_s=timeout_s, metadata=metadata)
 
     async def wait(
         self, request: task_v2_pb2.WaitRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> task_v2_pb2.WaitResponse:
+        """Answer when a process has ended, at once if it has."""
         return await self._client.call(TaskRpcs.WAIT, request, timeout_s=timeout_s, metadata=metadata)
 
     async def stats(
         self, request: task_v2_pb2.StatsRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> task_v2_pb2.StatsResponse:
+        """Answer with the numbers of a container's cgroup."""
         return await self._client.call(TaskRpcs.STATS, request, timeout_s=timeout_s, metadata=metadata)
 
     async def connect(
         self, request: task_v2_pb2.ConnectRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> task_v2_pb2.ConnectResponse:
+        """Say who serves: the pids of the shim and of the container's first process."""
         return await self._client.call(TaskRpcs.CONNECT, request, timeout_s=timeout_s, metadata=metadata)
 
     async def shutdown(
         self, request: task_v2_pb2.ShutdownRequest, *, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> empty_pb2.Empty:
+        """End the shim, if it has no containers left."""
         return await self._client.call(TaskRpcs.SHUTDOWN, request, timeout_s=timeout_s, metadata=metadata)
 
 

@@ -184,14 +184,40 @@ def _unread(fd: int) -> int:
     return count
 
 
+class Farewell:
+    """The loggers that have been told to go and have not gone yet.  All methods belong to the loop's thread."""
+
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = loop
+        self._loggers: set[BinaryLogger] = set()
+
+    def stop(self, logger: BinaryLogger, grace_s: float) -> None:
+        """Send a logger SIGTERM after a while, and SIGKILL in the end, if it needs them."""
+        child = logger.child
+        if child is None or child.wait(0) is not None:
+            return
+        self._loggers.add(logger)
+        child.on_exit(lambda _exit: self._loggers.discard(logger))
+        self._loop.call_later(grace_s, lambda: logger.kill(signal.SIGTERM))
+        self._loop.call_later(grace_s + STOP_LIMIT_S, lambda: logger.kill(signal.SIGKILL))
+
+    def end(self) -> None:
+        """Kill them all: nobody will be there when their time is up."""
+        for logger in [*self._loggers]:
+            logger.kill(signal.SIGKILL)
+
+
 class LoggedStreams:
     """The stdio of a process without a terminal whose output goes to a logger; the same life as `stdio.Streams`."""
 
     console_socket: str | None = None
     drain_limit_s: Final = END_OF_INPUT_S + STOP_LIMIT_S + 1.0
 
-    def __init__(self, loop: EventLoop, log: Logger, logger: BinaryLogger, uid: int = 0, gid: int = 0) -> None:
+    def __init__(
+        self, loop: EventLoop, log: Logger, farewell: Farewell, logger: BinaryLogger, uid: int = 0, gid: int = 0
+    ) -> None:
         self._loop = loop
+        self._farewell = farewell
         self._log = log
         self._logger = logger
         self._owner = (uid, gid)
@@ -262,12 +288,7 @@ class LoggedStreams:
         self._logger.close_writers()
         self._logger.close_readers()
         if is_first:
-            self._loop.call_soon(lambda: self._stop_later(grace_s))
-
-    def _stop_later(self, grace_s: float) -> None:
-        if self._logger.child is not None and self._logger.child.wait(0) is None:
-            self._loop.call_later(grace_s, lambda: self._logger.kill(signal.SIGTERM))
-            self._loop.call_later(grace_s + STOP_LIMIT_S, lambda: self._logger.kill(signal.SIGKILL))
+            self._loop.call_soon(lambda: self._farewell.stop(self._logger, grace_s))
 
     def close(self) -> None:
         """Close everything and stop the logger, which may take a while and goes on in the background."""

@@ -1,7 +1,7 @@
 """One call of a program: its stdio, its output, and its end, by itself or when its time is up.
 
-Rule: a call that outlives its limit is killed with all that it has started, so that nothing of it goes on behind the
-back of who hears that it failed.
+Rule: a call that outlives its limit is killed with all that it has started, and cgroups that are empty by that are
+removed, so that nothing of it goes on behind the back of who hears that it failed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from shim.host import process
+from shim.host import cgroup, process
 
 if TYPE_CHECKING:
     from shim.runtime.reaper import Child, Exit, ForegroundChild, ForegroundReaper, Reaper
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _GLANCE_S: Final = 1.0
 # How long a killed process may take to go: one in the middle of a system call may not go at all.
 _GONE_S: Final = 2.0
+_POLL_S: Final = 0.005
 
 
 class ChildFds(NamedTuple):
@@ -106,9 +107,15 @@ def kill_with_children(child: Child | ForegroundChild) -> None:
         found.update(more)
         for pid, started_at in more.items():
             process.send_signal(pid, started_at, signal.SIGSTOP)
+    cgroups = {folder for pid in found for folder in cgroup.find_folders(pid)} - cgroup.find_folders(os.getpid())
     child.kill(signal.SIGKILL)
     for pid, started_at in found.items():
         process.send_signal(pid, started_at, signal.SIGKILL)
+    # A runtime killed half way has noted nowhere that it made a cgroup (runc 1.1).  The kernel takes a moment to see
+    # that one is empty, even of zombies; one with other processes, as an exec's, just stays.
+    deadline = time.monotonic() + _GONE_S
+    while (cgroups := cgroup.remove_empty(cgroups)) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
 
 
 def _read_output(fd: int, child: Child | ForegroundChild, deadline: float | None) -> str:

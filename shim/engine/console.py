@@ -41,10 +41,13 @@ class ConsoleSocket:
             self._folder = tempfiles.make_folder(tempfiles.short_folder(MAX_UNIX_PATH - _ROOM), "pty")
         except OSError as error:
             raise StdioError(f"failed to create OCI runtime console socket: {error.strerror}") from None
-        self.path = os.path.join(self._folder, _NAME)
+        self.path: str = os.path.join(self._folder, _NAME)
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._sock.bind(self.path)
+            if os.environ.get("XDG_RUNTIME_DIR"):
+                # Sticky, so that nobody cleans it up there (XDG Base Directory Specification); its folder is private.
+                os.chmod(self.path, 0o1755)  # noqa: S103
             self._sock.listen(1)
         except OSError as error:
             self.close()

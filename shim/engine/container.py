@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from shim.engine.binary import SCHEMES, BinaryLogger, LoggedStreams
+from shim.engine.binary import SCHEMES, BinaryLogger, Farewell, LoggedStreams
 from shim.engine.bundle import Bundle
 from shim.engine.checkpoint import Checkpoint, write_checkpoint
 from shim.engine.console import Console
@@ -55,6 +55,7 @@ class Surroundings(NamedTuple):
     lifecycle: Lifecycle
     logger: Logger
     reaper: Reaper
+    farewell: Farewell
 
 
 class StdioOwner(NamedTuple):
@@ -84,12 +85,14 @@ class Container:
         self._owner = owner
         self.bundle = bundle
         self.runc = runc
-        self.id = runc.container_id
+        self.id: str = runc.container_id
         self.checkpoint = checkpoint
-        self.init = Process(self, self.id, stdio, state=State.CHECKPOINTED if checkpoint.path else State.CREATED)
+        self.init: Process = Process(
+            self, self.id, stdio, state=State.CHECKPOINTED if checkpoint.path else State.CREATED
+        )
         self.mounts: tuple[mount.Mount, ...] = ()
         self.cgroup: cgroup.Cgroup | None = None
-        self.memory = MemoryWatch(shim.loop, lambda: shim.lifecycle.sink.oom(self))
+        self.memory: MemoryWatch = MemoryWatch(shim.loop, lambda: shim.lifecycle.sink.oom(self))
         self._execs: dict[str, Process] = {}
         self._execs_lock = threading.Lock()
         self._shares_pids = not bundle.has_own_pid_namespace()
@@ -161,7 +164,7 @@ class Container:
         if stdio.terminal:
             return Console(shim.loop, stdio, logger)
         if logger is not None:
-            return LoggedStreams(shim.loop, shim.logger, logger, *self._owner)
+            return LoggedStreams(shim.loop, shim.logger, shim.farewell, logger, *self._owner)
         return Streams(shim.loop, stdio, *self._owner)
 
     def delete(self, deadline: float | None) -> None:
@@ -364,26 +367,32 @@ class Container:
         """Run a registered exec.  Raises EngineError, StdioError, ProcessStateError, FailedPreconditionError."""
         with process.operate():
             process.require(Act.START)
-            pid_name = f"{process.id}.pid"
+            self._shim.lifecycle.require_init(self)
+            process.move(Step.START)
             with ExitStack() as undo:
                 undo.callback(process.release)  # who waits must not wait for ever
+                undo.callback(process.settle, Step.START_FAILED)
+                streams = self._make_streams(process)
+                undo.callback(streams.close)
+                # May take its time, during which init can end and be told: the exec does not count yet.
+                streams.open()
                 with self._shim.lifecycle.launch(process) as launch:
-                    process.move(Step.START)
-                    streams = self._make_streams(process)
-                    undo.callback(streams.close)
-                    streams.open()
-                    pid_file = self.bundle.file(pid_name)
-                    self.runc.exec(process.spec or b"", pid_file, streams.child_fds, streams.console_socket)
-                    process.pid = self.bundle.read_pid(pid_name)
-                    try:
-                        streams.start()
-                    except BaseException:
-                        os.kill(process.pid, signal.SIGKILL)  # it runs, and nobody would know
-                        raise
-                    process.attach(streams)
-                    process.settle(Step.STARTED)
+                    self._launch_exec(process, streams)
                     launch.done(lambda: self._shim.lifecycle.sink.started(process))
                 undo.pop_all()
+
+    def _launch_exec(self, process: Process, streams: AnyStreams) -> None:
+        name = f"{process.id}.pid"
+        fds, pid_file = streams.child_fds, self.bundle.file(name)
+        self.runc.exec(process.spec or b"", pid_file, fds, streams.console_socket)
+        process.pid = self.bundle.read_pid(name)
+        try:
+            streams.start()
+        except BaseException:
+            os.kill(process.pid, signal.SIGKILL)  # it runs, and nobody would know
+            raise
+        process.attach(streams)
+        process.settle(Step.STARTED)
 
     def delete_exec(self, process: Process, deadline: float | None) -> None:
         """Forget an exec that has ended or never ran.  Raises ProcessStateError."""

@@ -22,6 +22,7 @@ class Containers:
         self._containers: dict[str, Container] = {}
         self._reserved: set[str] = set()
         self._is_closed = False
+        self.had_any: bool = False
 
     def __len__(self) -> int:
         return len(self._containers)
@@ -68,6 +69,7 @@ class Containers:
         """Enter a container under its reserved id."""
         with self._lock:
             self._containers[container.id] = container
+            self.had_any = True
 
     def remove(self, container: Container) -> None:
         """Forget a deleted container."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from shim import __version__
 from shim.api.types_pb2 import RuntimeInfo
 from shim.engine.call import run_captured
-from shim.engine.limits import DEFAULT_LIMITS
+from shim.engine.config import DEFAULT_CONFIG, Config
 from shim.engine.options import RuncOptions, decode_options
 from shim.engine.runc import DEFAULT_BINARY
 from shim.errors import InvalidArgumentError, NotFoundError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FEATURES_TYPE: Final = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
 
 
-def runtime_info(runtime_id: str, options: Any | None) -> RuntimeInfo:
+def runtime_info(runtime_id: str, options: Any | None, config: Config | None = None) -> RuntimeInfo:
     """Return what `-info` prints.
 
     Raises:
@@ -38,10 +38,11 @@ def runtime_info(runtime_id: str, options: Any | None) -> RuntimeInfo:
         decoded = decode_options(options)
     except InvalidArgumentError:
         decoded = RuncOptions()  # another shim's options, asked about ours
-    binary = decoded.binary_name or DEFAULT_BINARY
+    config = config or DEFAULT_CONFIG
+    binary = decoded.binary_name or config.binary_name or DEFAULT_BINARY
     if find_executable(binary) is None:
         raise NotFoundError(f'failed to look up the path of "{binary}": executable file not found in $PATH')
-    ended = run_captured(ForegroundReaper(), [binary, "features"], limit_s=DEFAULT_LIMITS.features)
+    ended = run_captured(ForegroundReaper(), [binary, "features"], limit_s=config.limits.features)
     if ended.status == 0 and ended.output.lstrip().startswith("{"):
         info.features.type_url = FEATURES_TYPE
         info.features.value = ended.output.encode()

@@ -41,7 +41,7 @@ class Process:
         self.id = process_id
         self.stdio = stdio
         self.spec = spec
-        self.is_init = spec is None
+        self.is_init: bool = spec is None
         self.pid = 0
         self.streams: AnyStreams | None = None
         self._operation = threading.Lock()

@@ -141,7 +141,8 @@ class Runc(NamedTuple):
 
     def exec(self, spec: bytes, pid_file: str, fds: ChildFds, console_socket: str | None) -> None:
         """Start another process in the container; `spec` is the JSON of an OCI process.  Raises EngineError."""
-        path = tempfiles.write_file(tempfiles.runtime_folder(), "runc-process", spec)
+        # In the bundle, which goes with the container, even if this process is killed meanwhile.
+        path = tempfiles.write_file(self.bundle, "runc-process", spec)
         try:
             words = ["exec", "--process", path]
             if console_socket is not None:

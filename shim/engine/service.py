@@ -19,8 +19,10 @@ from shim.api import cgroups_v1_pb2, cgroups_v2_pb2, task_types_pb2
 from shim.api import task_v3_pb2 as api
 from shim.api.runc_options_pb2 import ProcessDetails
 from shim.api.sandbox_ttrpc import sandbox_service
+from shim.engine.binary import Farewell
 from shim.engine.bundle import Bundle
 from shim.engine.checkpoint import Checkpoint
+from shim.engine.config import DEFAULT_CONFIG, Config
 from shim.engine.container import Container, StdioOwner, Surroundings
 from shim.engine.containers import Containers
 from shim.engine.lifecycle import Lifecycle
@@ -98,6 +100,7 @@ class RuncTask(Task):
         if process.is_init:
             container.delete(context.deadline)
             self._containers.remove(container)
+            self._engine.end_if_deserted()
         else:
             container.delete_exec(process, context.deadline)
         return api.DeleteResponse(pid=process.pid, **_exit_fields(process.exit))
@@ -212,11 +215,15 @@ class RuncTask(Task):
 class Engine:
     """What the task services share: the table of containers and how new ones are made."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, config: Config | None = None) -> None:
         self._daemon = daemon
-        self.containers = Containers()
+        self._config = config or DEFAULT_CONFIG
+        self.containers: Containers = Containers()
         lifecycle = Lifecycle(daemon.reaper, TaskEvents(daemon.publisher), daemon.pool.submit)
-        self._surroundings = Surroundings(daemon.loop, lifecycle, daemon.logger, daemon.reaper)
+        daemon.on_deserted(self.end_if_deserted)
+        farewell = Farewell(daemon.loop)
+        daemon.on_shutdown(farewell.end)
+        self._surroundings = Surroundings(daemon.loop, lifecycle, daemon.logger, daemon.reaper, farewell)
 
     def services(self) -> list[Service]:
         """Return task v2 and v3, which one daemon serves side by side, and the sandbox service."""
@@ -257,8 +264,11 @@ class Engine:
         with self.containers.reserve(container_id):
             bundle = Bundle(path)
             bundle.read_spec()
-            bundle.write_options(options.to_json(), options.binary_name)
+            options = self._configured(options)
             runc = self.runtime(container_id, path, options)
+            # What `delete` has to know if this daemon is killed, whoever chose it.
+            used = options._replace(root=options.root if runc.root == DEFAULT_ROOT else runc.root)
+            bundle.write_options(used.to_json(), options.binary_name if runc.binary == DEFAULT_BINARY else runc.binary)
             owner = StdioOwner(options.io_uid, options.io_gid)
             container = Container(self._surroundings, bundle, runc, stdio, owner, checkpoint)
             container.create(mounts, lambda: self.containers.add(container))
@@ -277,6 +287,7 @@ class Engine:
             options.no_pivot_root,
             options.no_new_keyring,
             options.criu_work_path,
+            self._config.limits,
         )
 
     def describe(self) -> Iterator[str]:
@@ -288,6 +299,16 @@ class Engine:
                 exit_ = process.exit
                 ended = "" if exit_ is None else f", exit status {exit_.status}"
                 yield f"container {name}: {process.state.value}, pid {process.pid}{ended}{busy}"
+
+    def _configured(self, options: RuncOptions) -> RuncOptions:
+        """Fill in what only the configuration says, so that `delete` finds all it needs in the bundle."""
+        config = self._config
+        return options._replace(binary_name=options.binary_name or config.binary_name, root=options.root or config.root)
+
+    def end_if_deserted(self) -> None:
+        """End the daemon if containerd has gone and the last container is deleted: nobody would remember to."""
+        if self._daemon.is_deserted and self.containers.had_any:
+            self.shutdown_if_empty()
 
     def shutdown_if_empty(self) -> None:
         """End the daemon unless it has containers, or one is being made."""

@@ -23,11 +23,18 @@ if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any
 
     from shim.api.types_pb2 import RuntimeInfo
+    from shim.engine.config import Config
     from shim.engine.service import Engine
     from shim.runtime.flags import Flags
     from shim.runtime.serve import Daemon
     from shim.runtime.start import StartOpts
     from shim.ttrpc.service import Service
+
+# Where the configuration is, and the variable that names another file; set to nothing, it means none.
+CONFIG_FILE: Final = "/etc/containerd/containerd-shim-pyrunc.toml"
+CONFIG_VARIABLE: Final = "CONTAINERD_SHIM_CONFIG"
+# The group of all containers of a containerd namespace; no container and no pod can have this name.
+NAMESPACE_GROUP: Final = "/"
 
 # containerd gives the whole clean-up five seconds.
 _CREATE_END_S: Final = 2.0
@@ -40,12 +47,32 @@ class RuncShim(Shim):
     """Runs containers on runc, crun or any OCI runtime with runc's command line."""
 
     _engine: Engine | None = None
+    _configuration: Config | None = None
+
+    def configuration(self) -> Config | None:
+        """Return the configuration, or None where no file has one: then nothing is loaded, since launch pays for it.
+
+        Raises:
+            InvalidArgumentError: There is something wrong with the file; the text names it.
+        """
+        path = os.environ.get(CONFIG_VARIABLE, CONFIG_FILE)
+        if self._configuration is None and path and (path != CONFIG_FILE or os.path.exists(path)):
+            from shim.engine.config import read_config
+
+            self._configuration = read_config(path)
+        return self._configuration
 
     def group(self, opts: StartOpts) -> str:
-        """Return the pod of the container, by the annotations that Go's shim groups by, or its own id.
+        """Return whose daemon serves the container: its pod's, by the annotations that Go's shim groups by, or its own.
 
-        A sandbox that containerd leaves to the shim has no spec yet, and is its pod itself.
+        The configuration may say that it is always its own, or one for the whole namespace.  A sandbox that containerd
+        leaves to the shim has no spec yet, and is its pod itself.
         """
+        config = self.configuration()
+        if config is not None and config.grouping == "container":
+            return opts.id
+        if config is not None and config.grouping == "namespace":
+            return NAMESPACE_GROUP
         bundle = Bundle(opts.bundle)
         if SANDBOX_CONTROLLER in opts.bundle.split("/") and not os.path.exists(bundle.file("config.json")):
             return opts.id
@@ -70,7 +97,7 @@ class RuncShim(Shim):
         """Return what makes containers: what to override for another engine than runc."""
         from shim.engine.service import Engine
 
-        return Engine(daemon)
+        return Engine(daemon, self.configuration())
 
     def services(self, daemon: Daemon) -> Sequence[Service]:
         """Return task v2 and v3."""
@@ -119,7 +146,7 @@ class RuncShim(Shim):
         """Describe pyrunc; `features` are those of the OCI runtime, where it can tell them."""
         from shim.engine.info import runtime_info
 
-        return runtime_info(self.runtime_id, cast("Any", options))
+        return runtime_info(self.runtime_id, cast("Any", options), self.configuration())
 
 
 def _end_unfinished_create(bundle: Bundle) -> None:

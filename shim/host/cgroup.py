@@ -1,7 +1,7 @@
 """Finding the cgroup of a process, and joining one by its path.
 
 Rule: both versions are handled here and told apart here; a hybrid host, with version 1 controllers beside an empty
-unified hierarchy, counts as version 1. Nothing here creates or removes a cgroup.
+unified hierarchy, counts as version 1. Nothing here creates a cgroup, and none is removed that has processes.
 """
 
 from __future__ import annotations
@@ -45,6 +45,31 @@ def find(pid: int, *, root: str = ROOT, proc: str = "/proc") -> Cgroup:
     if not folders:
         raise CgroupError(f"process {pid} has no cgroup of its own")
     return LegacyCgroup(folders, proc)
+
+
+def find_folders(pid: int, *, root: str = ROOT, proc: str = "/proc") -> set[str]:
+    """Return every folder that a living process is in, of all hierarchies there are, their tops excepted."""
+    try:
+        paths = _read_paths(pid, proc)
+    except CgroupError:
+        return set()
+    unified = root if is_unified(root) else f"{root}/{_HYBRID}"
+    found = {unified + paths.pop("", "/")} - {f"{unified}/"}
+    found |= {folder for name, path in paths.items() if (folder := _find_folder(root, name, path, proc)) is not None}
+    return {os.path.realpath(folder) for folder in found if os.path.isdir(folder)}
+
+
+def remove_empty(folders: set[str]) -> set[str]:
+    """Remove cgroups that have neither processes nor cgroups below them, and return the others."""
+    left = set()
+    for folder in sorted(folders, reverse=True):
+        try:
+            os.rmdir(folder)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            left.add(folder)
+    return left
 
 
 def join(path: str, pid: int, *, root: str = ROOT) -> None:

@@ -23,8 +23,8 @@ class _Watch:
     """A descriptor, closed once."""
 
     def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.is_gone = False
+        self.fd: int = fd
+        self.is_gone: bool = False
 
     def close(self) -> None:
         """Stop watching; a second time does nothing."""
@@ -96,7 +96,7 @@ class UnifiedOomWatch(_Watch):
     def final_read(self) -> int:
         """Return the number of kills not told yet, whether or not the descriptor was readable."""
         events = read_keyed(self._folder, "memory.events")
-        self.is_gone = not events
+        self.is_gone: bool = not events
         # `oom_kill`, not `oom`: the latter counts allocations that failed without a kill too.
         kills = max(0, events.get("oom_kill", 0) - self._known)
         self._known += kills

@@ -193,7 +193,7 @@ def send_signal(pid: int, started_at: int, signum: int) -> None:
 
 
 def _read_stat(pid: int) -> tuple[int, int] | None:
-    """Return a process's parent and the time it was started at, or None when it is gone."""
+    """Return a process's parent and when it was started; None when it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             fields = stat.read().rpartition(b")")[2].split()

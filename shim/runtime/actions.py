@@ -88,6 +88,7 @@ def _start(shim: Shim, flags: Flags, perform: Callable[[list[str]], int]) -> byt
     told = bootstrap.read_bootstrap(_read_in(), flags.namespace, flags.id)
     if not flags.id:
         raise InvalidArgumentError("shim id cannot be empty")
+    shim.config.check()  # the daemon could tell nobody but its log
     opts = StartOpts(
         id=flags.id,
         namespace=flags.namespace,
@@ -106,13 +107,18 @@ def _start(shim: Shim, flags: Flags, perform: Callable[[list[str]], int]) -> byt
         if told.is_legacy:
             legacy.write_address_file(opts.bundle, text)
         if opts.planned is not None:
-            _spawn(
-                shim, opts, opts.planned, perform
-            )  # last: what fails after it would leave a daemon that nobody knows
+            # Last: what fails after it would leave a daemon that nobody knows.
+            _spawn(shim, opts, opts.planned, perform)
     except BaseException:
         if opts.planned is not None:
             opts.planned.bound.remove()
         raise
+    finally:
+        if opts.planned is not None:
+            from shim.runtime import daemon
+
+            if not daemon.is_deferred():
+                opts.planned.bound.listener.close()  # the daemon has its own
     return answer
 
 
@@ -161,6 +167,7 @@ def _be_daemon(shim: Shim, bound: Bound, *, is_alone: bool = False) -> None:
         serve(shim, bound)
     finally:
         bound.remove()
+        bound.listener.close()
 
 
 def _delete(shim: Shim, flags: Flags) -> bytes:
@@ -171,15 +178,34 @@ def _delete(shim: Shim, flags: Flags) -> bytes:
     if not flags.id:
         raise InvalidArgumentError("shim id cannot be empty")
     deleted = shim.delete_shim()
-    exited_at_ns = time.time_ns() if deleted.exited_at is None else int(deleted.exited_at * 1e9)
-    return bootstrap.write_deleted(deleted.pid, deleted.exit_status, exited_at_ns)
+    _remove_dead_socket()
+    at = deleted.exited_at
+    # Each part by itself: all of today's nanoseconds are more than a float holds.
+    at_ns = time.time_ns() if at is None else int(at // 1) * 1_000_000_000 + int(at % 1 * 1e9)
+    return bootstrap.write_deleted(deleted.pid, deleted.exit_status, at_ns)
+
+
+def _remove_dead_socket() -> None:
+    """Remove what a killed daemon has left besides its container: its socket, by what stands in the bundle.
+
+    A daemon that lives on, with other containers of its group, keeps its own.
+    """
+    from shim.runtime import legacy
+
+    text = legacy.read_address(os.getcwd())
+    if text.startswith("unix://"):
+        path = text.removeprefix("unix://")
+        if os.path.exists(path):  # nearly never: a daemon that ends in good order takes it along
+            from shim.runtime import address
+
+            address.remove_dead(path)
 
 
 def _serve(shim: Shim, flags: Flags) -> None:
     from shim.runtime import address, daemon
 
     if flags.socket:
-        path = flags.socket.removeprefix("unix://")
+        path = os.path.abspath(flags.socket.removeprefix("unix://"))  # the daemon leaves this folder
         bound = address.bind(path)
         if bound is None:
             raise InvalidArgumentError(f"socket {path} is served by another shim")

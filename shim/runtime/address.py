@@ -100,6 +100,24 @@ def _bind_locked(path: str) -> Bound | None:
         raise SocketError(f"create new shim socket: {path}: {error.strerror or error}") from None
 
 
+def remove_dead(path: str) -> None:
+    """Unlink a socket whose shim was killed; one that somebody listens on stays, and so does one being bound."""
+    if not os.path.exists(path):
+        return
+    try:
+        lock = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not is_alive(path):
+            os.unlink(path)
+    except OSError:
+        return  # somebody else has removed it, or it is not ours
+    finally:
+        os.close(lock)
+
+
 def is_alive(path: str) -> bool:
     """Say whether somebody accepts connections on `path`; the connection is closed at once."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

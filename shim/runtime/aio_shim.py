@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from shim.api.task_v3_ttrpc import AsyncTaskService
 from shim.errors import FailedPreconditionError, UnimplementedError
 from shim.runtime import shim as blocking
+from shim.runtime.exit_signal import ExitSignal as Latch
 from shim.runtime.main import run as run_blocking
 from shim.runtime.shim import Deleted
 from shim.runtime.start import StartOpts
@@ -37,25 +39,32 @@ class ExitSignal:
     """Set once, by `signal`, and never reset; `signal` is safe from any thread."""
 
     def __init__(self) -> None:
-        self._event = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._latch = Latch()
+        self._event: asyncio.Event | None = None
 
     @property
     def is_set(self) -> bool:
         """True once `signal` has been called."""
-        return self._event.is_set()
+        return self._latch.is_set
 
     def signal(self) -> None:
         """Say that the shim shall end; repeating it is fine."""
-        if self._loop is None:
-            self._event.set()
-        else:
-            self._loop.call_soon_threadsafe(self._event.set)
+        self._latch.signal()
 
     async def wait(self) -> None:
         """Wait for the signal."""
-        self._loop = asyncio.get_running_loop()
-        await self._event.wait()
+        if self._event is None:
+            loop, self._event = asyncio.get_running_loop(), asyncio.Event()
+            self._latch.on_signal(partial(_set_soon, loop, self._event))
+        if not self._latch.is_set:
+            await self._event.wait()
+
+
+def _set_soon(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    try:
+        loop.call_soon_threadsafe(event.set)
+    except RuntimeError:
+        pass  # closed: nobody waits there any more
 
 
 class Shim:
@@ -65,7 +74,7 @@ class Shim:
         self.runtime_id = runtime_id
         self.flags = flags
         self.config = config
-        self.exit = ExitSignal()
+        self.exit: ExitSignal = ExitSignal()
         self._daemon: Daemon | None = None
 
     @property

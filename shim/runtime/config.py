@@ -5,7 +5,11 @@ Rule: choices of the program, made in code.  What an operator chooses comes by f
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+from shim.errors import InvalidArgumentError
+
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 class Config(NamedTuple):
@@ -25,3 +29,13 @@ class Config(NamedTuple):
     no_reaper: bool = False
     no_sub_reaper: bool = False
     zygote: bool = False
+
+    def check(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            InvalidArgumentError: A value is none of those that there are.
+        """
+        if self.default_log_level not in LOG_LEVELS:
+            known = ", ".join(LOG_LEVELS)
+            raise InvalidArgumentError(f"default_log_level must be one of {known}, is {self.default_log_level!r}")

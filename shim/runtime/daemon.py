@@ -62,6 +62,11 @@ def defer() -> list[Callable[[], None]]:
     return _deferred
 
 
+def is_deferred() -> bool:
+    """Say whether this process is going to be the daemon itself, with what it has open."""
+    return bool(_deferred)
+
+
 def fork(flags: Flags, bound: Bound, serve: Callable[[], None]) -> int:
     """Go on as the daemon in a child process, and return its pid in this one.
 

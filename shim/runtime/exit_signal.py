@@ -20,12 +20,21 @@ class ExitSignal:
         return self._event.is_set()
 
     def signal(self) -> None:
-        """Say that the shim shall end; repeating it is fine."""
+        """Say that the shim shall end; repeating it is fine.
+
+        Every callback is called; what the last of those that failed raised is raised then.
+        """
         with self._lock:
             self._event.set()
             callbacks, self._callbacks = self._callbacks, []
+        failure: Exception | None = None
         for callback in callbacks:
-            callback()
+            try:
+                callback()
+            except Exception as error:  # the others, the daemon's own among them, have to hear of it all the same
+                failure = error
+        if failure is not None:
+            raise failure
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the signal, at most `timeout_s` seconds; say whether it came."""

@@ -70,18 +70,18 @@ class Flags:
         action: str = "",
         rest: tuple[str, ...] = (),
     ) -> None:
-        self.namespace = namespace
-        self.id = id
-        self.address = address
-        self.publish_binary = publish_binary
-        self.bundle = bundle
-        self.socket = socket
-        self.debug_socket = debug_socket
-        self.debug = debug
-        self.info = info
-        self.version = version
-        self.action = action
-        self.rest = rest
+        self.namespace: str = namespace
+        self.id: str = id
+        self.address: str = address
+        self.publish_binary: str = publish_binary
+        self.bundle: str = bundle
+        self.socket: str = socket
+        self.debug_socket: str = debug_socket
+        self.debug: bool = debug
+        self.info: bool = info
+        self.version: bool = version
+        self.action: str = action
+        self.rest: tuple[str, ...] = rest
 
     def _values(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in self.__slots__}

@@ -1,7 +1,7 @@
 """What dies with containerd 2.2: the `address` file in the bundle.
 
 containerd 1.6 and 1.7 find a running shim again by this file when they restart; 2.x migrates it to bootstrap.json.
-Delete this module when 1.7 is no longer supported.
+Delete this module when 1.7 is no longer supported, but for `read_address`, which reads either.
 """
 
 from __future__ import annotations
@@ -24,3 +24,24 @@ def write_address_file(folder: str, address: str) -> None:
         except FileNotFoundError:
             pass
         raise
+
+
+def read_address(folder: str) -> str:
+    """Return the address of the daemon of a bundle: ours in `address`, or containerd 2.x's bootstrap.json; or ''."""
+    try:
+        with open(os.path.join(folder, "address"), "rb") as file:
+            return os.fsdecode(file.read())
+    except OSError:
+        pass
+    try:
+        with open(os.path.join(folder, "bootstrap.json"), "rb") as file:
+            text = file.read()
+    except OSError:
+        return ""
+    import json
+
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return ""
+    return str(found.get("address") or "") if isinstance(found, dict) else ""

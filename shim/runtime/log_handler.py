@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from shim.runtime.logger import Logger
+from shim.runtime.logger import Logger, fault_fields
 
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -35,8 +35,7 @@ class ShimHandler(logging.Handler):
                 fields["logger"] = record.name
             error = record.exc_info[1] if record.exc_info else None
             if error is not None:
-                self._logger.fault(record.getMessage(), error)
-                return
+                fields |= fault_fields(error)
             write = {
                 logging.DEBUG: self._logger.debug,
                 logging.INFO: self._logger.info,

@@ -11,8 +11,8 @@ import time
 from typing import Final
 
 from shim.runtime import tracing
+from shim.runtime.config import LOG_LEVELS as LEVELS
 
-LEVELS: Final = ("debug", "info", "warning", "error")
 _PLAIN: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._/@^+")
 _ESCAPES: Final = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -36,6 +36,17 @@ def format_time(when_ns: int) -> str:
     """Return nanoseconds since the epoch as RFC 3339 in UTC with nine digits of fraction."""
     seconds, fraction = divmod(when_ns, 1_000_000_000)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{fraction:09d}Z"
+
+
+def fault_fields(error: BaseException) -> dict[str, object]:
+    """Return what a record has of an exception: its text, and the places it came through."""
+    trace = []
+    step = error.__traceback__
+    while step is not None:
+        code = step.tb_frame.f_code
+        trace.append(f"{os.path.basename(code.co_filename)}:{step.tb_lineno} {code.co_name}")
+        step = step.tb_next
+    return {"error": f"{type(error).__name__}: {error}", "trace": " > ".join(trace)}
 
 
 class Logger:
@@ -73,31 +84,25 @@ class Logger:
         """True when debug records are written."""
         return not self._least
 
-    def debug(self, message: str, **fields: object) -> None:
+    def debug(self, message: str, /, **fields: object) -> None:
         """Write a record that only `-debug` shows."""
         self._write(0, message, fields)
 
-    def info(self, message: str, **fields: object) -> None:
+    def info(self, message: str, /, **fields: object) -> None:
         """Write a record."""
         self._write(1, message, fields)
 
-    def warning(self, message: str, **fields: object) -> None:
+    def warning(self, message: str, /, **fields: object) -> None:
         """Write a record about something that went on regardless."""
         self._write(2, message, fields)
 
-    def error(self, message: str, **fields: object) -> None:
+    def error(self, message: str, /, **fields: object) -> None:
         """Write a record about something that failed."""
         self._write(3, message, fields)
 
     def fault(self, message: str, error: BaseException) -> None:
         """Write a record about an exception that nobody expected, with the places it came through."""
-        trace = []
-        step = error.__traceback__
-        while step is not None:
-            code = step.tb_frame.f_code
-            trace.append(f"{os.path.basename(code.co_filename)}:{step.tb_lineno} {code.co_name}")
-            step = step.tb_next
-        self._write(3, message, {"error": f"{type(error).__name__}: {error}", "trace": " > ".join(trace)})
+        self._write(3, message, fault_fields(error))
 
     def raw(self, text: str) -> None:
         """Write text as it is."""

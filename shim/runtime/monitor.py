@@ -42,6 +42,7 @@ class Subscription:
         self._monitor = monitor
         self._events: deque[ExitEvent] = deque()
         self._come = threading.Condition()
+        self._is_closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -52,8 +53,11 @@ class Subscription:
         self.close()
 
     def close(self) -> None:
-        """Hear of no more exits; closing twice is fine."""
+        """Hear of no more exits, and let those who wait for one go; closing twice is fine."""
         self._monitor.unsubscribe(self)
+        with self._come:
+            self._is_closed = True
+            self._come.notify_all()
 
     def put(self, event: ExitEvent) -> None:
         """Add an exit; the monitor does."""
@@ -62,18 +66,19 @@ class Subscription:
             self._come.notify_all()
 
     def next(self, timeout_s: float | None = None) -> ExitEvent | None:
-        """Return the next exit, in order; None when none came for `timeout_s` seconds."""
+        """Return the next exit, in order; None when none came for `timeout_s` seconds, or will after a `close`."""
         with self._come:
-            self._come.wait_for(lambda: self._events, timeout_s)
+            self._come.wait_for(lambda: self._events or self._is_closed, timeout_s)
             return self._events.popleft() if self._events else None
 
     def wait(self, subject: int | ExecSubject, timeout_s: float | None = None) -> Exit | None:
         """Return how `subject` ended, also if that was before this call; None when `timeout_s` passed first.
 
-        Exits of others that are met on the way stay for `next` and `wait`.
+        A `close` ends it too.  Exits of others that are met on the way stay for `next` and `wait`.
         """
         with self._come:
-            event = self._come.wait_for(lambda: self._find(subject), timeout_s)
+            self._come.wait_for(lambda: self._find(subject) or self._is_closed, timeout_s)
+            event = self._find(subject)
             if event is None:
                 return None
             self._events.remove(event)
@@ -107,7 +112,10 @@ class Monitor:
                 self._subscriptions.remove(subscription)
 
     def on_exit(self, callback: Callable[[ExitEvent], object]) -> None:
-        """Call `callback(event)` for every exit from now on; on the event loop, which it must not block."""
+        """Call `callback(event)` for every exit from now on: on the event loop, which it must not block.
+
+        For those of `notify` it is called in the thread that notifies.
+        """
         with self._lock:
             self._callbacks.append(callback)
             self._reaper.on_exit = self._reaped
@@ -127,4 +135,4 @@ class Monitor:
         for subscription in told:
             subscription.put(event)
         for callback in callbacks:
-            callback(event)
+            self._reaper.tell(callback, event)

@@ -1,12 +1,14 @@
 """A span of OpenTelemetry's for each call; loaded only where opentelemetry-api is installed.
 
-Rule: names and attributes as OpenTelemetry's conventions for RPC servers have them.  Which exporter sees the spans is
-the author's choice, or that of OTEL_* variables: without an SDK these spans record nothing and only carry the trace on.
+Rule: names and attributes as otelttrpc, containerd's own, has them.  Which exporter sees the spans is the author's
+choice: without an SDK these spans record nothing and only carry the trace on.  The place to set one up is `preload`,
+where OTEL_SERVICE_NAME is the daemon's and threads are its own; a daemon ends without Python's atexit, so what batches
+wants `daemon.on_shutdown(provider.shutdown)`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry import context as otel_context  # type: ignore[import-not-found]
 from opentelemetry import propagate
@@ -15,6 +17,19 @@ from opentelemetry import trace as otel_trace
 from shim import __version__
 from shim.runtime.tracing import Span, Trace
 from shim.ttrpc.context import CallContext
+from shim.ttrpc.status import Code, status_of
+
+# The answers that say that this side failed; the others are the caller's business.
+_FAULTS: Final = frozenset(
+    {
+        Code.UNKNOWN,
+        Code.DEADLINE_EXCEEDED,
+        Code.UNIMPLEMENTED,
+        Code.INTERNAL,
+        Code.UNAVAILABLE,
+        Code.DATA_LOSS,
+    }
+)
 
 _tracer = otel_trace.get_tracer("containerd-shim", __version__)
 
@@ -41,7 +56,7 @@ class OtelSpan(Span):
             f"{own.trace_id:032x}",
             f"{own.span_id:016x}",
             f"{int(own.trace_flags):02x}",
-            carrier.get("tracestate", ""),
+            own.trace_state.to_header(),
             carrier.get("baggage", ""),
         )
 
@@ -56,8 +71,11 @@ class OtelSpan(Span):
         otel_context.detach(otel_token)
 
     def end(self, error: BaseException | None) -> None:
-        """Record what the call failed with, and end the span."""
+        """Record how the call was answered, and end the span."""
+        code, message = (int(Code.OK), "") if error is None else status_of(error)
+        self._span.set_attribute("rpc.ttrpc.status_code", int(code))
         if error is not None:
             self._span.record_exception(error)
-            self._span.set_status(otel_trace.Status(otel_trace.StatusCode.ERROR, str(error)))
+        if code in _FAULTS:
+            self._span.set_status(otel_trace.Status(otel_trace.StatusCode.ERROR, message))
         self._span.end()

@@ -9,7 +9,7 @@ import threading
 from types import TracebackType
 from typing import Final, Self
 
-from shim.errors import UnavailableError
+from shim.errors import InvalidArgumentError, UnavailableError
 from shim.runtime.logger import Logger
 from shim.runtime.publisher import RemotePublisher
 from shim.ttrpc.loop import Loop
@@ -22,11 +22,16 @@ class StandalonePublisher(RemotePublisher):
 
     `address` is containerd's ttrpc socket, its path or `unix://` and that.  Leaving waits `timeout_s` seconds for
     what has not been delivered.
+
+    Raises:
+        InvalidArgumentError: There is no address.
     """
 
     def __init__(
         self, address: str, namespace: str, *, timeout_s: float = _FLUSH_S, logger: Logger | None = None
     ) -> None:
+        if not address:
+            raise InvalidArgumentError("no address of containerd's ttrpc socket to publish to")
         self._own_loop = Loop()
         self._timeout_s = timeout_s
         super().__init__(self._own_loop, address, namespace, logger or Logger())

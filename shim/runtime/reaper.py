@@ -8,13 +8,16 @@ open windows and to the one listener; what nobody knows is consumed in silence. 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from shim.host import process
 from shim.runtime import tracing
+
+T = TypeVar("T")
 
 
 class Exit(NamedTuple):
@@ -35,21 +38,20 @@ class Child:
     __slots__ = ("_callbacks", "_done", "_exit", "_reaper", "pid")
 
     def __init__(self, reaper: Reaper | None = None) -> None:
-        self.pid = 0
+        self.pid: int = 0
         self._callbacks: list[Callable[[Exit], object]] = []
         self._reaper = reaper
         self._exit: Exit | None = None
         self._done = threading.Lock()
         self._done.acquire()
 
-    def finish(self, exit_: Exit) -> None:
-        """Wake whoever waits; the reaper calls it, once."""
+    def finish(self, exit_: Exit) -> list[Callable[[Exit], object]]:
+        """Wake whoever waits, and return who is to be called; the reaper calls it, once."""
         with _CHILDREN:
             self._exit = exit_
             callbacks, self._callbacks = self._callbacks, []
         self._done.release()
-        for callback in callbacks:
-            callback(exit_)
+        return callbacks
 
     def on_exit(self, callback: Callable[[Exit], object]) -> None:
         """Call `callback(exit)` when it has ended: now if it has, else on the event loop, which it must not block."""
@@ -85,15 +87,25 @@ class Window:
         self._reaper.close_window(self)
 
 
+def _show(error: Exception) -> None:
+    sys.excepthook(type(error), error, error.__traceback__)
+
+
 class Reaper:
     """Collects exits on SIGCHLD.  `listener` hears those of processes that were not spawned here, `on_exit` all.
 
-    `spawn` and `open_window` are safe from any thread; `reap` belongs to the loop that gets the signal.
+    What these or a child's callbacks raise goes to `on_error`, and keeps no exit from anybody else.  `spawn` and
+    `open_window` are safe from any thread; `reap` belongs to the loop that gets the signal.
     """
 
-    def __init__(self, listener: Callable[[Exit], None] = lambda _exit: None) -> None:
+    def __init__(
+        self,
+        listener: Callable[[Exit], object] = lambda _exit: None,
+        on_error: Callable[[Exception], None] = _show,
+    ) -> None:
         self.listener = listener
-        self.on_exit: Callable[[Exit], None] | None = None
+        self.on_error = on_error
+        self.on_exit: Callable[[Exit], object] | None = None
         self._lock = threading.Lock()
         self._children: dict[int, Child] = {}
         self._windows: set[Window] = set()
@@ -116,7 +128,7 @@ class Reaper:
         """
         file = _find(argv[0])
         child = Child(self)
-        environment = {**process.child_env(), **tracing.child_environment()} if env is None else env
+        environment = tracing.traced_environment(process.child_env()) if env is None else env
         with self._lock:
             child.pid = process.spawn(
                 file,
@@ -165,11 +177,16 @@ class Reaper:
                     for window in self._windows:
                         window.exits[pid] = exit_
             if self.on_exit is not None:
-                self.on_exit(exit_)
-            if child is not None:
-                child.finish(exit_)
-            else:
-                self.listener(exit_)
+                self.tell(self.on_exit, exit_)
+            for callback in child.finish(exit_) if child is not None else [self.listener]:
+                self.tell(callback, exit_)
+
+    def tell(self, callback: Callable[[T], object], exit_: T) -> None:
+        """Call `callback(exit_)`; what it raises is reported and stops nothing."""
+        try:
+            callback(exit_)
+        except Exception as error:
+            self.on_error(error)
 
 
 class ForegroundReaper:

@@ -35,6 +35,8 @@ from shim.ttrpc.pool import WorkerPool
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from shim.runtime.flags import Flags
+
 # A request for task v2, Connect: length, stream 1, type request, no flags; service and method.
 _REHEARSED: Final = b"\0\0\0\x22\0\0\0\1\1\0\x0a\x17containerd.task.v2.Task\x12\x07Connect"
 _GRACE_S: Final = 3.0
@@ -51,24 +53,37 @@ class Daemon:
     def __init__(self, shim: Shim, bound: Bound, loop: EventLoop, stop: Callable[[], None]) -> None:
         self.shim = shim
         self._stop = stop
-        self.flags = shim.flags
-        self.runtime_id = shim.runtime_id
+        self.flags: Flags = shim.flags
+        self.runtime_id: str = shim.runtime_id
         level = shim.config.default_log_level
-        self.logger = Logger.open("log", is_debug=self.flags.debug, level=level, runtime=self.runtime_id)
+        self.logger: Logger = Logger.open("log", is_debug=self.flags.debug, level=level, runtime=self.runtime_id)
         self.loop = loop
-        self.pool = WorkerPool(on_error=lambda error: self.logger.fault("error in a worker", error))
-        self.reaper = Reaper()
-        self.monitor = Monitor(self.reaper)
+        self.pool: WorkerPool = WorkerPool(on_error=lambda error: self.logger.fault("error in a worker", error))
+        self.reaper: Reaper = Reaper(on_error=lambda error: self.logger.fault("error in what waits for an exit", error))
+        self.monitor: Monitor = Monitor(self.reaper)
         address = os.environ.get("TTRPC_ADDRESS", "")
-        self.publisher = RemotePublisher(loop, address, self.flags.namespace, self.logger)
+        self.publisher: RemotePublisher = RemotePublisher(loop, address, self.flags.namespace, self.logger)
         self.server: LoopServer | None = None
         self._bound = bound
         self._on_shutdown: list[Callable[[], None]] = []
+        self._on_deserted: list[Callable[[], None]] = []
+        self._is_ending = False
+        self._has_logging = False
+        self._exit = shim.exit  # made here, before there are threads that might make one each
         shim._daemon = self
 
     def on_shutdown(self, callback: Callable[[], None]) -> None:
         """Call `callback()` on the loop when the daemon ends, after the last answer."""
         self._on_shutdown.append(callback)
+
+    @property
+    def is_deserted(self) -> bool:
+        """True while nobody is connected: containerd has gone, or has not come yet."""
+        return self.server is None or not self.server.connections
+
+    def on_deserted(self, callback: Callable[[], None]) -> None:
+        """Call `callback()` on the loop whenever the last connection has ended: containerd has gone, as a rule."""
+        self._on_deserted.append(callback)
 
     def request_shutdown(self) -> None:
         """End the daemon once the calls in flight have been answered; safe from any thread, repeating is fine.
@@ -118,10 +133,16 @@ class Daemon:
         on_signal(signal.SIGINT, self._end)
         on_signal(signal.SIGUSR1, self.dump)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
-        if "logging" in sys.modules and not config.no_setup_logger:
-            from shim.runtime.log_handler import set_up_logging
+        self._set_up_logging()
 
-            set_up_logging(self.logger)
+    def _set_up_logging(self) -> None:
+        """Take over Python's logging, once, when the shim has loaded it."""
+        if self._has_logging or self.shim.config.no_setup_logger or "logging" not in sys.modules:
+            return
+        from shim.runtime.log_handler import set_up_logging
+
+        self._has_logging = True
+        set_up_logging(self.logger)
 
     def server_arguments(self) -> dict[str, Any]:
         """Return what every kind of server is made with."""
@@ -133,24 +154,33 @@ class Daemon:
 
     def listen(self, server: LoopServer) -> None:
         """Serve: from here on nothing is imported."""
+        self._set_up_logging()  # what makes the services may have been the first to load it
         self.server = server
+        server.on_deserted = self._deserted
         server.add_listener(self._bound.listener)
         os.chdir("/")  # the bundle that happened to be first goes away before the daemon does
         gc.freeze()  # what is there by now stays: no collection needs to look at it
         gc.enable()
         self.logger.debug("daemon of containerd-shim", version=__version__, id=self.flags.id)
         self.logger.info("serving api on socket", socket=self._bound.path, pid=os.getpid())
+        if self._is_ending:  # it was told to before it had a server to end
+            self._shutdown()
+
+    def _deserted(self) -> None:
+        for callback in self._on_deserted:
+            callback()
 
     def _end(self) -> None:
         """A signal came: the shim's own `wait_shim` may be waiting for its latch."""
-        self.shim.exit.signal()
         self.request_shutdown()
+        self._exit.signal()
 
     def _refused(self, credentials: Credentials | None) -> None:
         peer = credentials or Credentials(0, -1, -1)
         self.logger.error("refusing connection of another user", pid=peer.pid, uid=peer.uid, gid=peer.gid)
 
     def _shutdown(self) -> None:
+        self._is_ending = True
         server, self.server = self.server, None
         if server is not None:
             self.logger.info("shutting down shim instance")
@@ -187,7 +217,7 @@ class LoopDaemon(Daemon):
         server = LoopServer(shim.services(self), self._loop, self.pool, **self.server_arguments())
         self.listen(server)
         if type(shim).wait_shim is Shim.wait_shim:
-            shim.exit.on_signal(self.request_shutdown)
+            self._exit.on_signal(self.request_shutdown)
         else:
             self.pool.submit(self._wait)
         self._loop.run()
@@ -195,6 +225,8 @@ class LoopDaemon(Daemon):
     def _wait(self) -> None:
         try:
             self.shim.wait_shim()
+        except Exception as error:  # the author's, and the daemon ends by it
+            self.logger.fault("error in wait_shim", error)
         finally:
             self.request_shutdown()
 

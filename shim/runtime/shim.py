@@ -83,7 +83,7 @@ class Shim:
     @property
     def exit(self) -> ExitSignal:
         """The latch that ends the daemon, as a rule set by the Shutdown call."""
-        if self._exit is None:
+        if self._exit is None:  # in a daemon it never is: many threads may ask at once
             from shim.runtime.exit_signal import ExitSignal
 
             self._exit = ExitSignal()

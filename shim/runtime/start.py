@@ -62,16 +62,16 @@ class StartOpts:
         socket_dir: str = "",
         containerd_version: str = "",
     ) -> None:
-        self.id = id
-        self.namespace = namespace
-        self.address = address
-        self.publish_binary = publish_binary
-        self.ttrpc_address = ttrpc_address
-        self.debug = debug
-        self.bundle = bundle
-        self.options = options
-        self.socket_dir = socket_dir
-        self.containerd_version = containerd_version
+        self.id: str = id
+        self.namespace: str = namespace
+        self.address: str = address
+        self.publish_binary: str = publish_binary
+        self.ttrpc_address: str = ttrpc_address
+        self.debug: bool = debug
+        self.bundle: str = bundle
+        self.options: Any | None = options
+        self.socket_dir: str = socket_dir
+        self.containerd_version: str = containerd_version
         self.planned: Planned | None = None
 
 

@@ -16,8 +16,8 @@ def timestamp(at: float | None) -> Timestamp:
     """Return seconds since the epoch as a message; None is Go's zero time."""
     if at is None:
         return Timestamp(seconds=_ZERO_SECONDS)
-    seconds, nanos = divmod(int(at * 1e9), 1_000_000_000)
-    return Timestamp(seconds=seconds, nanos=nanos)
+    # Each part by itself: all of today's nanoseconds are more than a float holds.
+    return Timestamp(seconds=int(at // 1), nanos=int(at % 1 * 1e9))
 
 
 def from_timestamp(message: Timestamp) -> float | None:

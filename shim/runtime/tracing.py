@@ -1,25 +1,29 @@
 """Trace context: from the metadata of a call to whoever works on it, log lines and child processes included.
 
 Rule: a call without a `traceparent` costs one look at its metadata.  With opentelemetry-api installed each call is a
-span of its own; without it the caller's span is handed on as it is.
+span of its own; without it the caller's span is handed on as it is.  Nothing of a call's trace may reach another call.
+Of a method whose server streams only the call itself is traced, not what its generator does.
 Spec: W3C Trace Context level 1; OpenTelemetry's environment variables as context carriers; contract 5.3.
 """
 
 from __future__ import annotations
 
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextvars import ContextVar, copy_context
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from shim.ttrpc.context import Deferred
+from shim.ttrpc.status import Code, RpcError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from shim.ttrpc.context import CallContext
     from shim.ttrpc.service import Handler, Interceptor
 
 _HEX = frozenset("0123456789abcdef")
 _WIDTHS = (2, 32, 16, 2)
+_VARIABLES = ("TRACEPARENT", "TRACESTATE", "BAGGAGE")
+_LONGEST = 8192  # what W3C asks to hand on of baggage at least; all of it has to fit into an environment
 
 
 class Trace(NamedTuple):
@@ -38,8 +42,8 @@ class Trace(NamedTuple):
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which child processes find the trace."""
-        values = {"TRACEPARENT": self.traceparent, "TRACESTATE": self.state, "BAGGAGE": self.baggage}
-        return {name: value for name, value in values.items() if value}
+        values = zip(_VARIABLES, (self.traceparent, self.state, self.baggage), strict=True)
+        return {name: value for name, value in values if value}
 
 
 _CURRENT: ContextVar[Trace | None] = ContextVar("trace", default=None)
@@ -50,10 +54,13 @@ def current_trace() -> Trace | None:
     return _CURRENT.get()
 
 
-def child_environment() -> Mapping[str, str]:
-    """Return what the environment of a child process has of the current trace."""
+def traced_environment(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Return an environment with the current trace, if there is one, in the place of the one it has."""
     trace = _CURRENT.get()
-    return {} if trace is None else trace.environment()
+    if trace is None:
+        return environment
+    others = {name: value for name, value in environment.items() if name not in _VARIABLES}
+    return others | trace.environment()
 
 
 def parse_traceparent(text: str, state: str = "", baggage: str = "") -> Trace | None:
@@ -66,7 +73,14 @@ def parse_traceparent(text: str, state: str = "", baggage: str = "") -> Trace | 
             return None
     if not parts[1].strip("0") or not parts[2].strip("0"):
         return None
-    return Trace(parts[1], parts[2], parts[3], state, baggage)
+    # We write version 00, where only this bit of a later version's means the same.
+    flags = parts[3] if parts[0] == "00" else f"{int(parts[3], 16) & 1:02x}"
+    return Trace(parts[1], parts[2], flags, _fit(state), _fit(baggage))
+
+
+def _fit(text: str) -> str:
+    """Return what may stand in an environment, or nothing: a caller's list must not keep a child from starting."""
+    return text if text.isascii() and text.isprintable() and len(text) <= _LONGEST else ""
 
 
 def trace_of(context: CallContext) -> Trace | None:
@@ -128,22 +142,70 @@ def _work_in(span: Span, context: CallContext, request: Any, handler: Handler) -
     finally:
         span.detach(token)
     if hasattr(result, "__await__"):
-        return _await_in(span, result)
+        return _Traced(span, context, result if hasattr(result, "send") else _coroutine(result))
     if isinstance(result, Deferred):
-        result.on_done(lambda deferred: span.end(deferred.error))
+        context.on_cancel(lambda: span.end(result.error if result.is_done else _given_up(context)))
     else:
         span.end(None)
     return result
 
 
-async def _await_in(span: Span, coroutine: Any) -> Any:
-    token = span.attach()
-    try:
-        result = await coroutine
-    except BaseException as error:
-        span.end(error)
-        raise
-    finally:
-        span.detach(token)
-    span.end(None)
-    return result
+def _given_up(context: CallContext) -> RpcError:
+    if context.remaining() == 0:
+        return RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
+    return RpcError(Code.CANCELED, "context canceled")
+
+
+async def _coroutine(awaitable: Any) -> Any:
+    return await awaitable
+
+
+class _Traced:
+    """A coroutine that runs in its span, each step of it in a context of its own.
+
+    One that runs inline begins in the loop's context and goes on in a task's: in the first it would leave its trace to
+    other calls, in the second it could not undo it.
+    """
+
+    def __init__(self, span: Span, call: CallContext, coroutine: Any) -> None:
+        self._span: Span | None = span
+        self._call = call
+        self._coroutine = coroutine
+        self._context = copy_context()
+        self._context.run(span.attach)
+
+    def __await__(self) -> Self:
+        return self
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def send(self, value: Any) -> Any:
+        return self._step(self._coroutine.send, value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._step(self._coroutine.throw, *error)
+
+    def close(self) -> None:
+        try:
+            self._context.run(self._coroutine.close)
+        finally:
+            self._end(_given_up(self._call))
+
+    def _step(self, step: Callable[..., Any], *values: Any) -> Any:
+        try:
+            return self._context.run(step, *values)
+        except StopIteration:
+            self._end(None)
+            raise
+        except BaseException as error:  # none that is no Exception is an answer: the coroutine has been cancelled
+            self._end(error if isinstance(error, Exception) else _given_up(self._call))
+            raise
+
+    def _end(self, error: BaseException | None) -> None:
+        span, self._span = self._span, None
+        if span is not None:
+            span.end(error)

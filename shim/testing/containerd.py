@@ -67,7 +67,7 @@ class Containerd(Daemon):
     ) -> None:
         super().__init__(release, path, debug=debug, environment=environment or {})
         self.runtime = runtime
-        self.namespace = namespace or f"t{secrets.token_hex(4)}"
+        self.namespace: str = namespace or f"t{secrets.token_hex(4)}"
         self.snapshotter = snapshotter or ""
         self.keep = keep
         self.left_behind: list[str] = []
@@ -318,7 +318,9 @@ class Containerd(Daemon):
 
     def _client_base(self) -> dict[str, str]:
         # ctr has settings of its own in the environment, which must not leak in from the caller's.
-        return {name: value for name, value in os.environ.items() if not name.startswith("CONTAINERD_")}
+        own = {name: value for name, value in os.environ.items() if not name.startswith("CONTAINERD_")}
+        # Else the ctr of 2.2 and newer speaks of the host's cgroup v1 at every call.
+        return {**own, "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS": "1"}
 
     def _spawn_events(self) -> subprocess.Popen[str]:
         command = [str(self.release.ctr), "--address", self.address, "events"]

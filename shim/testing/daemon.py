@@ -42,7 +42,7 @@ class CommandError(Exception):
         super().__init__(
             f"{shlex.join(command)}: {ending}\n--- stdout\n{stdout}\n--- stderr\n{stderr}\n--- containerd's log\n{log}"
         )
-        self.command = list(command)
+        self.command: list[str] = list(command)
         self.returncode = returncode
         self.stdout = stdout
         self.stderr = stderr
@@ -56,10 +56,10 @@ class Daemon:
         self, release: Release, path: Sequence[Path], *, debug: bool, environment: Mapping[str, str | None]
     ) -> None:
         self.release = release
-        self.path = [Path(folder).absolute() for folder in path]
+        self.path: list[Path] = [Path(folder).absolute() for folder in path]
         self.debug = debug
-        self.environment = dict(environment)
-        self.folder = Path()
+        self.environment: dict[str, str | None] = dict(environment)
+        self.folder: Path = Path()
         self._process: subprocess.Popen[bytes] | None = None
 
     def make_folder(self) -> None:

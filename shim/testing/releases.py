@@ -3,7 +3,8 @@
 `find("1.7")` returns a `Release`: the installed package if it is that release, else a cached one, else the package of
 the Debian suite that has it, fetched by apt with a private configuration (the machine's own mirror and archive keyring)
 and unpacked without being installed. `python -m shim.testing.releases` prints what there is.
-A key is the start of a version: "1.6", "2.1", or "2" for the newest 2.x. The cache is below the user's cache folder, or
+A key is the start of a version: "1.6", "2.1", or "2" for the newest 2.x; or a folder with programs of one's own.
+The cache is below the user's cache folder, or
 in $SHIM_TEST_CACHE. Works without a network once cached.
 """
 
@@ -78,11 +79,14 @@ class Release:
 
 
 def find(key: str) -> Release:
-    """Return the newest release that matches `key`, fetching it if need be.
+    """Return the newest release that matches `key`, fetching it if need be; a path means what is in that folder.
 
     Raises:
-        ReleaseError: no suite has such a release, or it cannot be fetched; the message names suite and package.
+        ReleaseError: no suite has such a release, or it cannot be fetched; the message names suite and package.  Or
+            the folder lacks a program.
     """
+    if "/" in key:
+        return _in_folder(Path(key))
     local = [release for release in known() if release.matches(key)]
     if local:
         return max(local, key=_order)
@@ -121,9 +125,23 @@ def installed() -> Release | None:
     daemon = shutil.which("containerd")
     if daemon is None or shutil.which("ctr") is None:
         return None
-    reported = subprocess.run([daemon, "--version"], capture_output=True, text=True, check=False).stdout
+    version = _version_of(Path(daemon))
+    return Release(version, Path(daemon).parent, "installed") if version else None
+
+
+def _in_folder(folder: Path) -> Release:
+    """Return a release of somebody's own building."""
+    missing = [name for name in _PROGRAMS if not os.access(folder / name, os.X_OK)]
+    if missing:
+        raise ReleaseError(f"{folder} has no {', '.join(missing)}")
+    # One that was built without make does not know its version: then it is newer than all.
+    return Release(_version_of(folder / PACKAGE) or "9999.0.0", folder.absolute(), "built")
+
+
+def _version_of(daemon: Path) -> str:
+    reported = subprocess.run([str(daemon), "--version"], capture_output=True, text=True, check=False).stdout
     found = _VERSION.search(reported)
-    return Release(found[1], Path(daemon).parent, "installed") if found else None
+    return found[1] if found else ""
 
 
 def cache_folder() -> Path:

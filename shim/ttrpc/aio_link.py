@@ -34,8 +34,8 @@ class Pending:
     __slots__ = ("future", "inbox", "name", "stream_id", "timer", "waiters")
 
     def __init__(self, name: str) -> None:
-        self.name = name
-        self.stream_id = 0
+        self.name: str = name
+        self.stream_id: int = 0
         self.future: asyncio.Future[bytes] | None = None  # of a unary call
         self.inbox: Inbox | None = None  # of a stream
         self.waiters: Queue = []
@@ -56,7 +56,7 @@ class AioLink:
     """One connection, shared by the tasks of one loop."""
 
     def __init__(self, sock: socket.socket, on_close: Callable[[], None] | None) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         sock.setblocking(False)
         self._sock = sock
         self._fd = sock.fileno()
@@ -72,7 +72,7 @@ class AioLink:
         self._stall_timer: asyncio.TimerHandle | None = None
         self._abandoned: deque[Pending] = deque()
         self._on_close = on_close
-        self.is_closed = False
+        self.is_closed: bool = False
         self.loop.add_reader(self._fd, self._ready)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
+from contextvars import copy_context
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Generic, Self
@@ -292,6 +293,7 @@ class AsyncioLoop:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._thread = threading.get_ident()
+        self._context = copy_context()  # of no call: what watches a descriptor outlives the call that began it
         self._watched: dict[int, tuple[int, Callable[[int], None]]] = {}
         self._unread: Any = None  # an epoll of those watched for nothing: asyncio does not tell when such a peer goes
         self._unread_fds: set[int] = set()
@@ -332,12 +334,12 @@ class AsyncioLoop:
         changed = before ^ events
         if changed & READABLE:
             if events & READABLE:
-                self._loop.add_reader(fd, callback, READABLE)
+                self._context.run(self._loop.add_reader, fd, callback, READABLE)
             else:
                 self._loop.remove_reader(fd)
         if changed & WRITABLE:
             if events & WRITABLE:
-                self._loop.add_writer(fd, callback, WRITABLE)
+                self._context.run(self._loop.add_writer, fd, callback, WRITABLE)
             else:
                 self._loop.remove_writer(fd)
         self._watched[fd] = (events, callback)

@@ -96,16 +96,16 @@ class Call:
     deferred: Deferred | None = None
     waker: Waker | None = None
     on_over: Callable[[], object] | None = None  # what stops a coroutine
-    is_over = False
+    is_over: bool = False
 
     def __init__(self, peer: Peer, stream_id: int, endpoint: Endpoint, payload: bytes, context: CallContext) -> None:
         self.peer = peer
         self.stream_id = stream_id
         self.endpoint = endpoint
         self.context = context
-        self.began = time.monotonic()
+        self.began: float = time.monotonic()
         self._payload = payload
-        self.inbox = _NO_INBOX if not endpoint.kind else Inbox()
+        self.inbox: Inbox = _NO_INBOX if not endpoint.kind else Inbox()
 
     @property
     def holds_up(self) -> bool:

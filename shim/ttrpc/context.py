@@ -106,7 +106,7 @@ class Deferred:
         self._callbacks: list[Callable[[Deferred], None]] = []
         self._response: Message | None = None
         self._error: BaseException | None = None
-        self.is_done = False
+        self.is_done: bool = False
         self.on_abandoned: Callable[[], None] | None = None
 
     def resolve(self, response: Message) -> None:

@@ -52,7 +52,7 @@ class Link:
         self._poller.register(sock, select.POLLIN)
         self._wake_fds: tuple[int, int] | None = None
         self._closed = threading.Event()
-        self.is_closed = False
+        self.is_closed: bool = False
 
     # Starting and ending.
 

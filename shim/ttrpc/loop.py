@@ -56,7 +56,7 @@ class LoopTimer:
     __slots__ = ("callback", "when")
 
     def __init__(self, when: float, callback: Callback) -> None:
-        self.when = when
+        self.when: float = when
         self.callback: Callback | None = callback
 
     def cancel(self) -> None:

@@ -78,12 +78,13 @@ class LoopServer:
     ) -> None:
         self.loop = loop
         self.pool = pool
-        self.table = ServiceTable((), interceptors, step)
+        self.table: ServiceTable = ServiceTable((), interceptors, step)
         self._runs_coroutines = step is not None
-        self.limits = limits or Limits()
+        self.limits: Limits = limits or Limits()
         self._on_fault = on_fault
-        self.is_draining = False
-        self.is_plain = not self.limits.calls  # nothing but its handler decides what a call is answered
+        self.is_draining: bool = False
+        self.on_deserted: Callable[[], None] | None = None  # called when the last connection has ended
+        self.is_plain: bool = not self.limits.calls  # nothing but its handler decides what a call is answered
         self._authorize = authorize
         self._on_refused = on_refused
         self._listeners: dict[int, socket.socket] = {}
@@ -260,6 +261,8 @@ class LoopServer:
     def forget(self, peer: Peer) -> None:
         """Drop a closed connection from the books."""
         self._peers.discard(peer)
+        if not self._peers and self.on_deserted is not None:
+            self.on_deserted()
         if self.limits.connections:
             self._watch_listeners(READABLE)
 

@@ -60,9 +60,9 @@ class Peer:
     )
 
     def __init__(self, server: LoopServer, sock: socket.socket, credentials: Credentials | None) -> None:
-        self.server = server
-        self.credentials = credentials
-        self.lock = threading.Lock()
+        self.server: LoopServer = server
+        self.credentials: Credentials | None = credentials
+        self.lock: threading.Lock = threading.Lock()
         self._sock = sock
         self._fd = sock.fileno()
         self._limit = server.limits.unsent_bytes

@@ -28,15 +28,15 @@ class Pending:
     __slots__ = ("answer", "deadline", "error", "gates", "has_sent_end", "inbox", "is_cancellable", "name", "stream_id")
 
     def __init__(self, name: str, deadline: float | None, inbox: Inbox | None = None) -> None:
-        self.name = name
-        self.deadline = deadline
-        self.inbox = inbox  # of a stream; a unary call has one answer
-        self.stream_id = 0
+        self.name: str = name
+        self.deadline: float | None = deadline
+        self.inbox: Inbox | None = inbox  # of a stream; a unary call has one answer
+        self.stream_id: int = 0
         self.answer: bytes | None = None
         self.error: Exception | None = None
         self.gates: list[Any] = []  # locks, each held by a thread that waits for it
-        self.is_cancellable = inbox is not None
-        self.has_sent_end = False
+        self.is_cancellable: bool = inbox is not None
+        self.has_sent_end: bool = False
 
     @property
     def is_ready(self) -> bool:

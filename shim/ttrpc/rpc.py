@@ -39,13 +39,13 @@ class Rpc(Generic[RequestT, ResponseT]):
         response: type[ResponseT],
         kind: Kind = Kind.UNARY,
     ) -> None:
-        self.service = service
-        self.name = name
-        self.request = request
-        self.response = response
-        self.kind = kind
-        self.full_name = f"{service}/{name}"
-        self.head = encode_head(service, name)
+        self.service: str = service
+        self.name: str = name
+        self.request: type[RequestT] = request
+        self.response: type[ResponseT] = response
+        self.kind: Kind = kind
+        self.full_name: str = f"{service}/{name}"
+        self.head: bytes = encode_head(service, name)
 
     def __repr__(self) -> str:
         return f"Rpc({self.full_name}, {self.kind.name})"

@@ -66,12 +66,12 @@ class Method:
         kind: Kind = Kind.UNARY,
         is_inline: bool = False,
     ) -> None:
-        self.name = name
-        self.request = request
-        self.response = response
-        self.handler = handler
-        self.kind = kind
-        self.is_inline = is_inline
+        self.name: str = name
+        self.request: type[Message] = request
+        self.response: type[Message] = response
+        self.handler: Handler = handler
+        self.kind: Kind = kind
+        self.is_inline: bool = is_inline
 
     @property
     def is_async(self) -> bool:
@@ -96,8 +96,8 @@ class Service:
     __slots__ = ("methods", "name")
 
     def __init__(self, name: str, methods: Mapping[str, Method]) -> None:
-        self.name = name
-        self.methods = dict(methods)
+        self.name: str = name
+        self.methods: dict[str, Method] = dict(methods)
 
     @classmethod
     def bind(cls, rpcs: Sequence[Rpc[Any, Any]], implementation: object, *, inline: Collection[str] = ()) -> Service:
@@ -157,19 +157,19 @@ class Endpoint:
         self, service: str, method: Method, interceptors: Sequence[Interceptor] = (), step: Step | None = None
     ) -> None:
         self._method = method
-        self.full_name = f"{service}/{method.name}"
-        self.kind = method.kind
-        self.is_inline = method.is_inline
-        self.is_async = method.is_async
-        self.from_string = method.request.FromString
-        self.response = method.response
-        self.handler = method.handler
+        self.full_name: str = f"{service}/{method.name}"
+        self.kind: Kind = method.kind
+        self.is_inline: bool = method.is_inline
+        self.is_async: bool = method.is_async
+        self.from_string: Callable[[bytes], Message] = method.request.FromString
+        self.response: type[Message] = method.response
+        self.handler: Handler = method.handler
         for interceptor in reversed(interceptors):
             self.handler = _intercepted(interceptor, self.handler)
         if step is not None and self.is_async and self.is_inline and not self.kind:
             self.handler = step(self.handler)
             self.is_async = False
-        self.is_quick = self.is_inline and not self.is_async and not self.kind  # from request to answer in one go
+        self.is_quick: bool = self.is_inline and not self.is_async and not self.kind  # from request to answer in one go
 
     def decode(self, payload: bytes) -> Message:
         """Parse a request's payload.

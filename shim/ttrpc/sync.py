@@ -55,7 +55,7 @@ class Cancellation:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._callbacks: dict[object, Callable[[], None]] = {}
-        self.is_cancelled = False
+        self.is_cancelled: bool = False
 
     def cancel(self) -> None:
         """End the calls that hold this now, and those that will; repeating it is fine."""

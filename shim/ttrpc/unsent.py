@@ -22,7 +22,7 @@ class Unsent:
     def __init__(self) -> None:
         self._buffers: deque[memoryview] = deque()
         self._is_begun = False
-        self.size = 0  # in bytes
+        self.size: int = 0  # in bytes
 
     def __bool__(self) -> bool:
         return bool(self._buffers)

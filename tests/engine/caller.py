@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
+from shim.engine.config import Config
 from shim.engine.service import Engine
 from shim.errors import ShimError
 from shim.runtime.flags import Flags
@@ -41,10 +42,19 @@ class FakeDaemon:
         self.logger = Logger()
         self.pool = self
         self.shutdowns = 0
+        self.is_deserted = False
+        self.deserted: list[Callable[[], None]] = []
+
+    def on_deserted(self, callback: Callable[[], None]) -> None:
+        """Note whom to tell when the last client has gone."""
+        self.deserted.append(callback)
 
     def submit(self, job: Callable[[], None]) -> None:
         """Run it elsewhere."""
         threading.Thread(target=job).start()
+
+    def on_shutdown(self, callback: Callable[[], None]) -> None:
+        """Take it: this daemon never ends."""
 
     def request_shutdown(self) -> None:
         """Note it."""
@@ -54,10 +64,10 @@ class FakeDaemon:
 class Caller:
     """A client of one version of the service, without a connection in between."""
 
-    def __init__(self, folder: Path, thread: LoopThread, api: ModuleType) -> None:
+    def __init__(self, folder: Path, thread: LoopThread, api: ModuleType, config: Config | None = None) -> None:
         self.folder = folder
         self.daemon = FakeDaemon(thread)
-        self.engine = Engine(self.daemon)  # type: ignore[arg-type]
+        self.engine = Engine(self.daemon, config)  # type: ignore[arg-type]
         self.api = api
         self.methods = next(
             service.methods for service in self.engine.services() if service.name.startswith(api.DESCRIPTOR.package)

@@ -44,7 +44,9 @@ class OwnReaper(Reaper):
             _, status = os.waitpid(child.pid, 0)
             del self._children[child.pid]
         code = os.waitstatus_to_exitcode(status)
-        child.finish(Exit(child.pid, 128 - code if code < 0 else code, time.time()))
+        exit_ = Exit(child.pid, 128 - code if code < 0 else code, time.time())
+        for callback in child.finish(exit_):
+            self.tell(callback, exit_)
 
 
 def write_logger(folder: Path, *lines: str) -> str:

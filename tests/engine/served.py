@@ -1,7 +1,7 @@
 """pyrunc's daemon in a process of its own, on a fake runc, publishing to a fake containerd."""
 
+import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -14,10 +14,10 @@ from google.protobuf.empty_pb2 import Empty
 
 from shim.api import task_v2_pb2
 from shim.api.runc_options_pb2 import Options
+from shim.testing import EventService, FakeRunc
 from shim.ttrpc import Client, ConnectionClosedError, Rpc, RpcError, connect
 from tests.engine.world import OWN_PIDS
-from tests.fake_runc import FakeRunc
-from tests.fakes import PATIENCE_S, FakeContainerd, LoopThread, connect_soon, python_path, wait_until
+from tests.fakes import PATIENCE_S, connect_soon, python_path, wait_until
 
 _EMPTY: Final = {"Kill", "Exec", "ResizePty", "CloseIO", "Pause", "Resume", "Update", "Checkpoint", "Shutdown"}
 _REQUESTS: Final = {
@@ -32,18 +32,19 @@ _RESPONSES: Final = {"Create": "CreateTask"}
 class Served:
     """The daemon and its surroundings; a context manager that leaves no process behind."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: str = "") -> None:
         self.folder = folder
         self.runc = FakeRunc(folder / "bin")
         self.root = folder / "root"
         self.log = self.bundle("first") / "log"
         self.log.touch()
         self.path = folder / "s"
-        self.thread = LoopThread()
-        self.containerd = FakeContainerd(self.thread, folder / "ttrpc")
+        self.containerd = EventService(folder / "ttrpc")
         self.containerd.start()
         self.environment = {**os.environ, "PATH": self.runc.search_path, "PYTHONPATH": python_path()}
         self.environment["TTRPC_ADDRESS"] = self.containerd.path
+        (folder / "config.toml").write_text(config)
+        self.environment["CONTAINERD_SHIM_CONFIG"] = str(folder / "config.toml")
         self.process = subprocess.Popen(
             [*self.command("s"), "-socket", str(self.path)], cwd=self.bundle("first"), env=self.environment
         )
@@ -68,13 +69,8 @@ class Served:
             self.client.close()
         self.process.kill()
         self.process.wait()
-        for path in self.root.glob("ns/*/*"):
-            if path.name in ("pid", "execs"):
-                for pid in path.read_text().split():
-                    if self.is_alive(int(pid)):
-                        os.kill(int(pid), signal.SIGKILL)
+        self.runc.close()
         self.containerd.stop()
-        self.thread.close()
 
     def command(self, container: str) -> list[str]:
         """Return the command line of the shim."""
@@ -83,11 +79,7 @@ class Served:
 
     def is_alive(self, pid: int) -> bool:
         """Say whether a process of ours runs: not another's that got its pid, and no zombie."""
-        try:
-            environ = Path(f"/proc/{pid}/environ").read_bytes()
-        except OSError:
-            return False
-        return os.fsencode(self.containerd.path) in environ
+        return pid in self.runc.processes()
 
     def connect(self) -> Client:
         """Return another client of the daemon."""
@@ -119,14 +111,14 @@ class Served:
     def create(self, container: str, script: str, *, spec: str = OWN_PIDS, **fields: Any) -> int:
         """Create a container whose init runs a shell script, and return its pid."""
         bundle = self.bundle(container)
-        (bundle / "init.sh").write_text(f"{script}\n")
-        (bundle / "config.json").write_text(spec)
-        options = AnyMessage(
-            type_url="containerd.runc.v1.Options", value=Options(root=str(self.root)).SerializeToString()
-        )
-        fields = {"options": options, **fields}
+        (bundle / "config.json").write_text(json.dumps({**json.loads(spec), "process": _process(script)}))
+        fields = {"options": self.options(), **fields}
         pid: int = self.call("Create", id=container, bundle=str(bundle), **fields).pid
         return pid
+
+    def options(self) -> AnyMessage:
+        """Return the runtime's options that keep its state in this folder."""
+        return AnyMessage(type_url="containerd.runc.v1.Options", value=Options(root=str(self.root)).SerializeToString())
 
     def run(self, container: str, script: str, **fields: Any) -> int:
         """Create and start a container, and return its pid."""
@@ -136,8 +128,8 @@ class Served:
 
     def add_exec(self, container: str, name: str, script: str, **fields: Any) -> None:
         """Register an exec that runs a shell script."""
-        (self.bundle(container) / f"{name}.sh").write_text(f"{script}\n")
-        self.call("Exec", id=container, exec_id=name, spec=AnyMessage(value=b'{"args": ["x"]}'), **fields)
+        spec = AnyMessage(value=json.dumps(_process(script)).encode())
+        self.call("Exec", id=container, exec_id=name, spec=spec, **fields)
 
     def exec(self, container: str, name: str, script: str, **fields: Any) -> int:
         """Run a shell script in a container, and return its pid."""
@@ -186,3 +178,8 @@ class Served:
             capture_output=True,
             timeout=PATIENCE_S,
         )
+
+
+def _process(script: str) -> dict[str, object]:
+    """Return the process of a spec that runs a shell script."""
+    return {"args": ["sh", "-c", script], "env": [f"PATH={os.environ['PATH']}"], "cwd": "/"}

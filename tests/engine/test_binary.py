@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shim.engine import binary
-from shim.engine.binary import BinaryLogger, LoggedStreams, logger_command
+from shim.engine.binary import BinaryLogger, Farewell, LoggedStreams, logger_command
 from shim.engine.call import ChildFds
 from shim.errors import StdioError
 from shim.runtime.logger import Logger
@@ -56,12 +56,13 @@ class Logged:
         self.log.touch()
         self.logger = Logger.open(str(self.log), is_debug=False)
         self.streams: list[LoggedStreams] = []
+        self.farewell = Farewell(thread.loop)
 
     def make(self, *lines: str, scheme: str = "binary", query: str = "", **owner: int) -> LoggedStreams:
         """Return streams to a script."""
         uri = f"{scheme}://{write_logger(self.folder, *lines)}{query}"
         logger = BinaryLogger(self.reaper, uri, "e1", "ns")
-        self.streams.append(LoggedStreams(self.thread.loop, self.logger, logger, **owner))
+        self.streams.append(LoggedStreams(self.thread.loop, self.logger, self.farewell, logger, **owner))
         return self.streams[-1]
 
     def open(self, *lines: str, scheme: str = "binary", query: str = "", **owner: int) -> LoggedStreams:
@@ -112,7 +113,10 @@ def test_a_logger_gets_output_arguments_and_names(logged: Logged) -> None:
     streams = logged.open(
         'printf "%s\\n" "$@" >"$here/args"',
         'tr "\\0" "\\n" </proc/$$/environ >"$here/env"',
-        'readlink /proc/$$/fd/0 /proc/$$/fd/1 /proc/$$/fd/2 | cat >"$here/null"; ls /proc/$$/fd | cat >"$here/fds"',
+        # By the shell alone: what it starts for a pipeline or a redirection shows in its own descriptors.
+        'for at in /proc/$$/fd/*; do [ -e "$at" ] && fds="$fds ${at##*/}"; done',
+        'for fd in 0 1 2; do [ "/proc/$$/fd/$fd" -ef /dev/null ] && null="$null $fd"; done',
+        'echo "$fds" >"$here/fds"; echo "$null" >"$here/null"',
         READY,
         COPY,
         query="?tag=x+y&empty",
@@ -125,7 +129,7 @@ def test_a_logger_gets_output_arguments_and_names(logged: Logged) -> None:
     assert is_drained
     assert ["tag", "x y", "empty", ""] == logged.read("args").split("\n")[:-1]
     assert {"CONTAINER_ID=e1", "CONTAINER_NAMESPACE=ns"} == set(logged.read("env").split())
-    assert ["/dev/null"] * 3 == logged.read("null").split()
+    assert ["0", "1", "2"] == logged.read("null").split()
     assert {"0", "1", "2", "3", "4", "5"} == {fd for fd in logged.read("fds").split() if int(fd) < 10}
     assert ("to out", "to err", "ended\n") == (logged.read("out"), logged.read("err"), logged.read("end"))
     assert 0 == logged.status()
@@ -172,7 +176,9 @@ def test_a_logger_that_never_gets_ready_is_killed(logged: Logged, scheme: str, m
 
 def test_a_logger_that_does_not_exist_fails_in_gos_words(logged: Logged, thread: LoopThread) -> None:
     """Which name it."""
-    streams = LoggedStreams(thread.loop, logged.logger, BinaryLogger(logged.reaper, "binary:///no/logger", "c", "n"))
+    streams = LoggedStreams(
+        thread.loop, logged.logger, logged.farewell, BinaryLogger(logged.reaper, "binary:///no/logger", "c", "n")
+    )
     with pytest.raises(StdioError) as caught:
         streams.open()
     drained = streams.wait_drained(0.0)
@@ -224,6 +230,14 @@ def test_a_logger_that_ignores_sigterm_is_killed(logged: Logged, monkeypatch: py
     streams.close()
 
     assert not is_drained
+    assert 137 == logged.status()
+
+
+def test_a_logger_that_is_still_there_at_the_daemons_end_is_killed(logged: Logged, thread: LoopThread) -> None:
+    """Nobody would be there when its time is up."""
+    logged.open('trap "" TERM', READY, "exec sleep 1000").close()
+    thread.loop.call_soon(logged.farewell.end)
+
     assert 137 == logged.status()
 
 

@@ -110,6 +110,7 @@ def test_the_socket_is_its_owners_and_short_lived(runtime_folder: Path) -> None:
     assert str(folder / "pty.sock") == console_socket.path
     assert folder.name.startswith("pty")
     assert 0o700 == stat.S_IMODE(folder.stat().st_mode)
+    assert 0o1755 == stat.S_IMODE(os.stat(console_socket.path).st_mode)
     console_socket.close()
     assert [] == [*runtime_folder.iterdir()]
 

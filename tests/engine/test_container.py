@@ -463,3 +463,25 @@ def test_output_is_drained_before_delete_and_no_longer_than_allowed(world: World
 
     assert 0.05 < took < 5
     assert 'msg="failed to drain init process io" id=c1 process=c1' in world.log.read_text()
+
+
+def test_an_exec_that_waits_for_a_reader_does_not_hold_up_inits_exit(world: World, tmp_path: Path) -> None:
+    """The exit is told at once, and the exec finds that it comes too late."""
+    os.mkfifo(tmp_path / "out")
+    container = world.running()
+    container.add_exec("e1", Stdio(stdout=str(tmp_path / "out")), b"{}")
+    process = container.process("e1")
+    thread, errors = in_thread(lambda: container.start_exec(process))
+    assert wait_until(lambda: process.state is State.STARTING)
+    world.events()
+    world.reaper.exit(container.init.pid, 7)
+    told = world.events()
+    reader = os.open(tmp_path / "out", os.O_RDONLY | os.O_NONBLOCK)
+    thread.join(PATIENCE_S)
+    os.close(reader)
+
+    assert [("exit", "c1", "7", "stopped")] == told
+    assert ["container c1 init process is not running: failed precondition"] == [str(error) for error in errors]
+    assert isinstance(errors[0], FailedPreconditionError)
+    assert State.FAILED is process.state
+    assert ["create", "start"] == world.commands()

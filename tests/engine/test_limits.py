@@ -16,26 +16,23 @@ from shim.engine.runc import Runc
 from shim.engine.stdio import Stdio
 from shim.engine.task import State
 from shim.errors import BusyError, EngineTimeoutError
+from shim.testing import FakeRunc
 from shim.ttrpc import Code
 from tests.engine.loggers import OwnReaper
 from tests.engine.world import FIRST_PID, NO_STDIO, OWN_PIDS, World, in_thread
-from tests.fake_runc import FakeRunc
 from tests.fakes import PATIENCE_S, wait_until
 
-HANG = 'echo $$ >> "$here/hung"; sleep 1000'
 SHORT = Limits(*[0.3] * len(Limits._fields))
 
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRunc]:
     """A runc on PATH; none of its calls may live in the end."""
-    fake = FakeRunc(tmp_path / "bin")
-    monkeypatch.setenv("PATH", fake.search_path)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    yield fake
-    hung = fake.folder / "hung"
-    pids = hung.read_text().split() if hung.exists() else []
-    assert wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+    with FakeRunc(tmp_path / "bin") as fake:
+        monkeypatch.setenv("PATH", fake.search_path)
+        yield fake
+        assert wait_until(lambda: not any(os.path.exists(f"/proc/{call.pid}") for call in fake.calls()))
 
 
 @pytest.fixture
@@ -44,7 +41,6 @@ def runc(tmp_path: Path, fake: FakeRunc) -> Runc:
     bundle = tmp_path / "c1"
     bundle.mkdir()
     (bundle / "config.json").write_text(OWN_PIDS)
-    (bundle / "init.sh").write_text("exec sleep 60\n")
     return Runc(OwnReaper(), "c1", str(bundle), "ns", root=str(tmp_path / "root"), limits=SHORT)
 
 
@@ -69,7 +65,7 @@ def calls(runc: Runc) -> dict[str, Callable[[], object]]:
 @pytest.mark.parametrize("command", sorted(set(Limits._fields) - {"features"}))
 def test_a_call_that_hangs_names_itself_its_limit_and_its_container(runc: Runc, fake: FakeRunc, command: str) -> None:
     """With the code that says why."""
-    fake.before(command, HANG)
+    fake.hangs(command)
     with pytest.raises(EngineTimeoutError) as caught:
         calls(runc)[command]()
 
@@ -85,7 +81,7 @@ def test_every_limit_is_generous() -> None:
 @pytest.mark.parametrize("command", ["kill", "delete"])
 def test_the_callers_deadline_is_a_limit_too(runc: Runc, fake: FakeRunc, command: str) -> None:
     """And is named as what it is."""
-    fake.before(command, HANG)
+    fake.hangs(command)
     patient = runc._replace(limits=DEFAULT_LIMITS)
     deadline = time.monotonic() + 0.3
     with pytest.raises(EngineTimeoutError, match=r"was not done after 0\.\d+ s, the deadline of its caller, and has"):
@@ -99,14 +95,14 @@ def container_of(world: World, runc: Runc, stdio: Stdio = NO_STDIO) -> Container
 
 def test_a_create_that_hangs_half_way_is_rolled_back(world: World, runc: Runc, fake: FakeRunc, tmp_path: Path) -> None:
     """What it had made is removed, its init too, and the same id can be created again."""
-    fake.after("create", HANG)
+    fake.hangs("create", at="before the answer")
     container = container_of(world, runc)
     with pytest.raises(EngineTimeoutError, match=r"^OCI runtime create failed: runc create of container c1 "):
         container.create((), lambda: None)
     pid = int(Path(runc.bundle, "init.pid").read_text())
 
-    assert ["create", "delete"] == [call[6] for call in fake.calls()]
-    assert "--force" in fake.calls()[-1]
+    assert ["create", "delete"] == fake.commands()
+    assert "--force" in fake.words()[-1]
     assert not (tmp_path / "root" / "ns" / "c1").exists()
     assert wait_until(lambda: not os.path.exists(f"/proc/{pid}") or b"Z" in Path(f"/proc/{pid}/stat").read_bytes())
     assert [] == world.events()

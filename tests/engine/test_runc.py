@@ -3,7 +3,9 @@
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,17 +14,19 @@ from shim.engine.options import Checkpointing
 from shim.engine.runc import Runc, global_arguments, kill_error, last_error
 from shim.errors import EngineError, NotFoundError, ShimError
 from shim.runtime.reaper import ForegroundReaper
+from shim.testing import FakeRunc
 from shim.ttrpc import Code
-from tests.fake_runc import FakeRunc
+from tests.engine.world import in_thread
+from tests.fakes import PATIENCE_S
 
 
 @pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRunc:
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRunc]:
     """A runc on PATH."""
-    fake = FakeRunc(tmp_path / "bin")
-    monkeypatch.setenv("PATH", fake.search_path)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return fake
+    with FakeRunc(tmp_path / "bin") as fake:
+        monkeypatch.setenv("PATH", fake.search_path)
+        yield fake
 
 
 @pytest.fixture
@@ -30,8 +34,7 @@ def runc(tmp_path: Path, fake: FakeRunc) -> Runc:
     """A container's runtime, with its bundle; its init does nothing for long."""
     bundle = tmp_path / "bundle"
     bundle.mkdir()
-    (bundle / "init.sh").write_text("exec sleep 60\n")
-    (bundle / "e1.sh").write_text("exec sleep 60\n")
+    (bundle / "config.json").write_text("{}")
     return Runc(ForegroundReaper(), "c1", str(bundle), "ns", root=str(tmp_path / "root"))
 
 
@@ -66,13 +69,13 @@ def test_every_call_has_its_words(runc: Runc, fake: FakeRunc, tmp_path: Path) ->
     runc.resume()
     runc.processes()
     runc.update(b"{}")
+    runc.kill(0)
     runc.kill(9)
     runc.kill(15, is_all=True)
-    runc.kill(0)
     end(runc)
     runc.delete()
     first = globals_of(runc)
-    calls = fake.calls()
+    calls = fake.words()
     process_file = calls[2][8]
 
     assert [first] * 12 == [call[:6] for call in calls]
@@ -84,22 +87,20 @@ def test_every_call_has_its_words(runc: Runc, fake: FakeRunc, tmp_path: Path) ->
         ["resume", "c1"],
         ["ps", "--format", "json", "c1"],
         ["update", "--resources=-", "c1"],
+        ["kill", "c1", "0"],
         ["kill", "c1", "9"],
         ["kill", "--all", "c1", "15"],
-        ["kill", "c1", "0"],
         ["delete", "--force", "c1"],
         ["delete", "c1"],
     ] == [call[6:] for call in calls]
-    assert process_file.startswith(f"{tmp_path}/runc-process")
+    assert process_file.startswith(f"{b}/runc-process")  # which goes with the container, whoever is killed
     assert not os.path.exists(process_file)
-    os.kill(int(Path(f"{b}/e1.pid").read_text()), 9)
 
 
 def test_a_checkpoint_and_its_restore_have_their_words(runc: Runc, fake: FakeRunc, tmp_path: Path) -> None:
     """The least and the most that options can ask for."""
     b, image = runc.bundle, str(tmp_path / "image")
-    for text in ("checkpoint", "restore"):
-        fake.before(text, "exit 0")
+    fake.says("any")
     runc.checkpoint(image, "/w", Checkpointing())
     runc.checkpoint(image, "/w", Checkpointing(True, True, True, True, True, ("network", "ipc"), "/ignored", "/p"))
     runc.checkpoint(image, "/w", Checkpointing(open_tcp=True, file_locks=True))
@@ -127,17 +128,16 @@ def test_a_checkpoint_and_its_restore_have_their_words(runc: Runc, fake: FakeRun
             *["--detach", "--pid-file", f"{b}/init.pid", "--console-socket", "/s", "--no-pivot"],
             *["-no-subreaper", "--bundle", b, "c1"],
         ],
-    ] == [call[6:] for call in fake.calls()]
+    ] == [call[6:] for call in fake.words()]
 
 
 def test_options_become_words(runc: Runc, fake: FakeRunc) -> None:
     """Each where runc wants it; a console socket too."""
+    fake.says("any")
     changed = runc._replace(systemd_cgroup=True, no_pivot_root=True, no_new_keyring=True)
     changed.create(pid_file(runc), ChildFds(), "/s")
     changed.exec(b"{}", f"{runc.bundle}/e1.pid", ChildFds(), "/s")
-    create_call, exec_call = fake.calls()
-    end(runc)
-    os.kill(int(Path(f"{runc.bundle}/e1.pid").read_text()), 9)
+    create_call, exec_call = fake.words()
     first = [*globals_of(runc), "--systemd-cgroup"]
 
     assert [
@@ -167,7 +167,8 @@ def test_global_arguments_have_defaults(binary: str, root: str, expected: list[s
 
 def test_a_container_gets_the_descriptors_it_was_given(runc: Runc) -> None:
     """As its own stdin, stdout and stderr; the others are /dev/null."""
-    Path(runc.bundle, "init.sh").write_text("read -r line; echo out $line; readlink /proc/self/fd/2; echo done\n")
+    script = "read -r line; echo out $line; readlink /proc/self/fd/2; echo done"
+    Path(runc.bundle, "config.json").write_text(json.dumps({"process": {"args": ["sh", "-c", script]}}))
     in_read, in_write = os.pipe()
     out_read, out_write = os.pipe()
     runc.create(pid_file(runc), ChildFds(in_read, out_write), None)
@@ -186,13 +187,16 @@ def test_a_container_gets_the_descriptors_it_was_given(runc: Runc) -> None:
 def test_an_exec_spec_is_seen_by_its_owner_alone(runc: Runc, fake: FakeRunc) -> None:
     """The file is there while runc reads it; what it says is what was asked for."""
     create(runc)
-    fake.before("exec", 'stat -c %a "$process" > "$here/mode"')
-    runc.exec(b'{"args":["x"]}', f"{runc.bundle}/e1.pid", ChildFds(), None)
-    end(runc)
-    os.kill(int(Path(f"{runc.bundle}/e1.pid").read_text()), 9)
+    gate = fake.hangs("exec")
+    thread, errors = in_thread(lambda: runc.exec(b'{"args":["sleep","9"]}', f"{runc.bundle}/e1.pid", ChildFds(), None))
+    gate.wait_reached()
+    spec = Path(fake.words()[1][8])
+    mode, text = stat.S_IMODE(spec.stat().st_mode), spec.read_text()
+    gate.release()
+    thread.join(PATIENCE_S)
 
-    assert "600" == (fake.folder / "mode").read_text().strip()
-    assert {"args": ["x"]} == json.loads(Path(f"{runc.bundle}/e1.process").read_text())
+    assert [] == errors
+    assert (0o600, {"args": ["sleep", "9"]}) == (mode, json.loads(text))
 
 
 def test_the_spec_file_is_gone_after_a_failure(runc: Runc, tmp_path: Path) -> None:
@@ -217,29 +221,34 @@ def test_resources_arrive_on_stdin(runc: Runc) -> None:
 
 @pytest.mark.parametrize(
     ("output", "expected"),
-    [("null", []), ("[]", []), ("[1,2]", [1, 2]), ("[\n  12,\n  34\n]", [12, 34])],
+    [(b"null", []), (b"[]", []), (b"[1,2]", [1, 2]), (b"[\n  12,\n  34\n]", [12, 34])],
 )
 def test_processes_are_read_as_runc_and_crun_print_them(
-    runc: Runc, fake: FakeRunc, output: str, expected: list[int]
+    runc: Runc, fake: FakeRunc, output: bytes, expected: list[int]
 ) -> None:
     """`null` for none, or an array, pretty or not."""
-    fake.before("ps", f"printf '{output}'; exit 0")
+    fake.says("ps", output)
 
     assert expected == runc.processes()
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("plan", "expected"),
     [
-        ("echo boo >&2; exit 3", "runc did not terminate successfully: exit status 3: boo"),
-        ("exit 1", "runc did not terminate successfully: exit status 1"),
-        ("echo no; exit 0", "runc ps: no JSON: 'no\\n'"),
-        ("kill -9 $$", "runc did not terminate successfully: exit status 137"),
+        ({"errors": b"boo\n", "status": 3}, "runc did not terminate successfully: exit status 3: boo"),
+        ({"status": 1}, "runc did not terminate successfully: exit status 1"),
+        ({"output": b"no\n"}, "runc ps: no JSON: 'no\\n'"),
+        (None, "runc did not terminate successfully: exit status 137"),
     ],
 )
-def test_a_failed_ps_says_what_runc_said(runc: Runc, fake: FakeRunc, text: str, expected: str) -> None:
+def test_a_failed_ps_says_what_runc_said(
+    runc: Runc, fake: FakeRunc, plan: dict[str, Any] | None, expected: str
+) -> None:
     """Both of its outputs, and the status."""
-    fake.before("ps", text)
+    if plan is None:
+        fake.dies("ps", at="at first")
+    else:
+        fake.says("ps", **plan)
     with pytest.raises(EngineError) as caught:
         runc.processes()
 
@@ -249,7 +258,7 @@ def test_a_failed_ps_says_what_runc_said(runc: Runc, fake: FakeRunc, text: str, 
 
 def test_a_failed_update_says_what_runc_said(runc: Runc, fake: FakeRunc) -> None:
     """In the words of Go's shim."""
-    fake.before("update", "echo one; echo two >&2; exit 1")
+    fake.says("update", b"one\n", errors=b"two\n", status=1)
     with pytest.raises(EngineError) as caught:
         runc.update(b"{}")
 
@@ -280,27 +289,28 @@ def run(runc: Runc, command: str) -> None:
 
 @pytest.mark.parametrize("command", CALLS)
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("log", "status", "expected"),
     [
-        pytest.param('error "  why  "', "why", id="its log's words"),
-        pytest.param("""printf '{"level":"error","msg":"first"}' > $log; error "last" """, "last", id="the last one"),
-        pytest.param("""printf '{"msg":"crun","time":"t","level":"error"}' > $log; exit 1""", "crun", id="any order"),
+        pytest.param(b'{"level":"error","msg":"  why  "}', 1, "why", id="its log's words"),
+        pytest.param(b'{"level":"error","msg":"first"}{"level":"error","msg":"last"}\n', 1, "last", id="the last one"),
+        pytest.param(b'{"msg":"crun","time":"t","level":"error"}', 1, "crun", id="any order"),
+        pytest.param(b'\n\n{"level":"error",\n "msg":"two lines"}\n', 1, "two lines", id="any layout"),
         pytest.param(
-            """printf '\\n\\n{"level":"error",\\n "msg":"two lines"}\\n' > $log; exit 1""", "two lines", id="any layout"
-        ),
-        pytest.param(
-            """echo '{"level":"warning","msg":"w"} {"level":"info"}' > $log; exit 4""",
+            b'{"level":"warning","msg":"w"} {"level":"info"}\n',
+            4,
             "runc did not terminate successfully: exit status 4",
             id="no error",
         ),
         pytest.param(
-            "exit 5",
+            None,
+            5,
             "unable to retrieve OCI runtime error (open {log}: no such file or directory): "
             "runc did not terminate successfully: exit status 5",
             id="no log",
         ),
         pytest.param(
-            "echo 'panic: x' > $log; exit 6",
+            b"panic: x\n",
+            6,
             "unable to retrieve OCI runtime error (Expecting value: line 1 column 1 (char 0)): "
             "runc did not terminate successfully: exit status 6",
             id="a log that is none",
@@ -308,10 +318,10 @@ def run(runc: Runc, command: str) -> None:
     ],
 )
 def test_a_failure_is_told_in_the_runtimes_words(
-    runc: Runc, fake: FakeRunc, command: str, text: str, expected: str
+    runc: Runc, fake: FakeRunc, command: str, log: bytes | None, status: int, expected: str
 ) -> None:
     """The last error of its log, else the status, behind the words that clients know."""
-    fake.before(command, text)
+    fake.says(command, log=log, status=status)
     with pytest.raises(EngineError) as caught:
         run(runc, command)
 
@@ -321,7 +331,7 @@ def test_a_failure_is_told_in_the_runtimes_words(
 @pytest.mark.parametrize("command", ["start", "pause", "delete"])
 def test_output_is_told_where_the_log_has_nothing(runc: Runc, fake: FakeRunc, command: str) -> None:
     """Of those calls whose output is not the container's."""
-    fake.before(command, "touch $log; echo some words; echo more >&2; exit 2")
+    fake.says(command, b"some words\n", errors=b"more\n", log=b"", status=2)
     with pytest.raises(EngineError) as caught:
         run(runc, command)
 
@@ -332,10 +342,10 @@ def test_output_is_told_where_the_log_has_nothing(runc: Runc, fake: FakeRunc, co
 def test_an_old_error_is_not_told_again(runc: Runc, fake: FakeRunc) -> None:
     """The log grows over a container's life."""
     Path(runc.log).write_text('{"level":"error","msg":"of yesterday, gr\u00fc\u00dfe"}\n')
-    fake.before("pause", "exit 1")
+    fake.says("pause", status=1, once=True)
     with pytest.raises(EngineError) as first:
         runc.pause()
-    fake.before("pause", 'error "new"')
+    fake.fails("pause", "new")
     with pytest.raises(EngineError) as second:
         runc.pause()
 
@@ -379,15 +389,12 @@ def test_a_missing_runtime_fails_calls_without_a_log_too(runc: Runc) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        'error "container does not exist"',
-        "touch $log; echo \"error opening file '/run/x/status': No such file or directory\" >&2; exit 1",
-    ],
+    "text", [None, b"error opening file '/run/x/status': No such file or directory\n"], ids=["runc", "crun"]
 )
-def test_a_container_that_is_gone_counts_as_deleted(runc: Runc, fake: FakeRunc, text: str) -> None:
+def test_a_container_that_is_gone_counts_as_deleted(runc: Runc, fake: FakeRunc, text: bytes | None) -> None:
     """In runc's and in crun's words."""
-    fake.before("delete", text)
+    if text is not None:
+        fake.says("delete", errors=text, log=b"", status=1)
     runc.delete()
 
 
@@ -416,7 +423,7 @@ def test_kill_maps_failures_and_lets_successes_be(runc: Runc, fake: FakeRunc) ->
     create(runc)
     runc.kill(9)
     runc.kill(9, is_all=True)
-    fake.before("kill", "echo odd; exit 7")
+    fake.says("kill", b"odd\n", status=7)
     with pytest.raises(EngineError) as caught:
         runc.kill(9)
 

@@ -24,7 +24,8 @@ from shim.runtime.flags import Flags
 from shim.runtime.reaper import ForegroundReaper
 from shim.runtime.shim import Deleted
 from shim.runtime.start import StartOpts
-from tests.fake_runc import FakeRunc
+from shim.testing import FakeRunc
+from shim.testing.runc_state import mark
 from tests.fakes import PATIENCE_S, wait_until
 
 FLAGS = Flags(namespace="ns", id="c1")
@@ -32,11 +33,11 @@ SHIM = pyrunc(RUNTIME_ID, FLAGS, Config())
 
 
 @pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRunc:
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRunc]:
     """A runc on PATH."""
-    fake = FakeRunc(tmp_path / "bin")
-    monkeypatch.setenv("PATH", fake.search_path)
-    return fake
+    with FakeRunc(tmp_path / "bin") as fake:
+        monkeypatch.setenv("PATH", fake.search_path)
+        yield fake
 
 
 @pytest.fixture
@@ -53,13 +54,13 @@ def left(bundle: Bundle, fake: FakeRunc, tmp_path: Path) -> Iterator[subprocess.
     """A container that runs and whose daemon is gone; its init is given."""
     root = tmp_path / "root"
     bundle.write_options({"root": str(root)}, "runc")
-    Path(bundle.file("init.sh")).write_text("exec sleep 60\n")
+    Path(bundle.file("config.json")).write_text("{}")
     Runc(ForegroundReaper(), "c1", bundle.path, "ns", root=str(root)).create(bundle.file("init.pid"), ChildFds(), None)
     fake.forget()
     init = subprocess.Popen(["sleep", "60"])  # stands for it, since a test cannot reap what it did not start
-    os.kill(bundle.read_pid(), signal.SIGKILL)
-    (root / "ns" / "c1" / "pid").write_text(str(init.pid))
-    (root / "ns" / "c1" / "started").touch()
+    fake.close()
+    (root / "ns" / "c1" / "init").write_text(mark(init.pid))
+    (root / "ns" / "c1" / "exec.fifo").unlink()
     yield init
     init.kill()
     init.wait()
@@ -103,7 +104,7 @@ def test_delete_of_nothing_succeeds_in_silence(
     deleted = SHIM.delete_shim()
 
     assert Deleted(0, 137) == deleted
-    assert [] == fake.calls()
+    assert [] == fake.words()
     assert ("", "") == capfd.readouterr()
 
 
@@ -122,7 +123,7 @@ def test_delete_kills_what_is_left(
     assert -signal.SIGKILL == left.wait(PATIENCE_S)
     assert [Deleted(pid)] * 2 == [first, second]
     expected = ["--root", f"{tmp_path}/root/ns", "--log", bundle.file("log.json"), "--log-format", "json"]
-    assert [[*expected, "delete", "--force", "c1"]] == fake.calls()
+    assert [[*expected, "delete", "--force", "c1"]] == fake.words()
     assert ("", "") == capfd.readouterr()
 
 
@@ -137,7 +138,7 @@ def test_delete_warns_and_succeeds_whatever_is_wrong(
 ) -> None:
     """containerd removes the bundle next; there is nobody else to tell."""
     if trouble == "fails":
-        fake.before("delete", 'error "device busy"')
+        fake.fails("delete", "device busy")
     elif trouble == "missing":
         Path(bundle.file("runtime")).write_text("no-such-runc")
     else:
@@ -175,12 +176,13 @@ def test_delete_lets_no_create_outlive_its_daemon(
 
 def test_info_tells_what_the_runtime_tells(fake: FakeRunc) -> None:
     """Name, version, the options as they came, and its features."""
+    fake.says("features", b'{"mountOptions":["rro"]}\n')
     options = AnyMessage(type_url="containerd.runc.v1.Options", value=Options(root="/r").SerializeToString())
     info = runtime_info(RUNTIME_ID, options)
 
     assert (RUNTIME_ID, __version__, options) == (info.name, info.version.version, info.options)
     assert (FEATURES_TYPE, b'{"mountOptions":["rro"]}\n') == (info.features.type_url, info.features.value)
-    assert [["features"]] == fake.calls()
+    assert [["features"]] == fake.words()
 
 
 def test_info_without_options_has_none(fake: FakeRunc) -> None:
@@ -189,10 +191,10 @@ def test_info_without_options_has_none(fake: FakeRunc) -> None:
     assert not runtime_info(RUNTIME_ID, AnyMessage()).HasField("options")
 
 
-@pytest.mark.parametrize("text", ["exit 1", "echo no json; exit 0", "exit 0", "echo '[]'; exit 0"])
-def test_info_leaves_out_features_that_are_none(fake: FakeRunc, text: str) -> None:
+@pytest.mark.parametrize(("output", "status"), [(b"", 1), (b"no json\n", 0), (b"", 0), (b"[]\n", 0)])
+def test_info_leaves_out_features_that_are_none(fake: FakeRunc, output: bytes, status: int) -> None:
     """An old runtime has no such command."""
-    fake.before("features", text)
+    fake.says("features", output, status=status)
 
     assert not runtime_info(RUNTIME_ID, None).HasField("features")
 

@@ -75,7 +75,7 @@ def test_a_container_that_ends_at_once(served: Served, status: int) -> None:
 
 def test_a_container_that_ends_while_it_is_started(served: Served) -> None:
     """The runtime returns long after the end."""
-    served.runc.after("start", "sleep 0.1")
+    served.runc.exits_early("start")
     pid = served.run("during", "exit 5")
     served.runc.behave()
     state = served.call("State", id="during")
@@ -110,7 +110,7 @@ def test_a_created_container_may_be_killed(served: Served) -> None:
 
 def test_a_failed_create_leaves_nothing(served: Served) -> None:
     """Not even its id; the runtime's words reach the client."""
-    served.runc.before("create", 'error "exec: nope: executable file not found in \\$PATH"')
+    served.runc.fails("create", "exec: nope: executable file not found in $PATH")
     failed = served.fails("Create", id="failed", bundle=_bundle(served, "failed"))
     served.runc.behave()
     unknown = served.fails("State", id="failed")
@@ -134,7 +134,7 @@ def _bundle(served: Served, container: str) -> str:
 def test_a_failed_start_may_be_repeated(served: Served) -> None:
     """The container stays created."""
     served.create("again", "exit 0")
-    served.runc.before("start", 'error "not now"')
+    served.runc.fails("start", "not now")
     failed = served.fails("Start", id="again")
     state = served.call("State", id="again").status
     served.runc.behave()
@@ -200,7 +200,7 @@ def test_a_restore_that_fails_may_be_repeated(served: Served, tmp_path: Path) ->
     failed = served.fails("Start", id="unthawed")
     state = served.call("State", id="unthawed")
     image.mkdir()
-    (image / "bundle").touch()
+    (image / "inventory.img").touch()
     served.call("Start", id="unthawed")
     served.call("Wait", id="unthawed")
     served.call("Delete", id="unthawed")
@@ -239,10 +239,12 @@ def test_requests_that_cannot_be_met_have_gos_answers(served: Served) -> None:
 
 def test_a_client_that_goes_during_create_leaves_a_container(served: Served) -> None:
     """The runtime is not stopped half way; containerd deletes what it does not want."""
-    served.runc.before("create", "sleep 0.15")
+    gate = served.runc.hangs("create")
     with served.connect() as client:
         with contextlib.suppress(Exception):
             served.create("orphan", SLEEP, client=client, timeout_s=0.05)
+        gate.wait_reached()
+    gate.release()
     assert wait_until(lambda: served.call("Connect", id="orphan").task_pid)
     served.runc.behave()
     served.call("Delete", id="orphan")

@@ -166,7 +166,7 @@ def test_a_failed_exec_releases_who_waits(served: Served) -> None:
     served.run("badexec", SLEEP)
     served.add_exec("badexec", "e1", SLEEP)
     waiting, answers = served.later("Wait", id="badexec", exec_id="e1")
-    served.runc.before("exec", 'error "no such file or directory"')
+    served.runc.fails("exec", "no such file or directory")
     failed = served.fails("Start", id="badexec", exec_id="e1")
     served.runc.behave()
     waiting.join(PATIENCE_S)
@@ -215,3 +215,21 @@ def test_a_wait_has_a_deadline(served: Served) -> None:
     served.call("Delete", id="deadline")
 
     assert (4, 137) == (code, answer.exit_status)
+
+
+def test_a_logger_does_not_outlive_its_daemon(own: Served) -> None:
+    """Even one that ignores what it is told: Delete waits as long as it may, and the daemon's end is the logger's."""
+    bundle = own.bundle("logged")
+    logger = bundle / "logger"
+    logger.write_text(f"#!/bin/sh\ntrap '' TERM\necho $$ >{bundle}/logger.pid\nexec 5>&-\nexec sleep 1000 3<&- 4<&-\n")
+    logger.chmod(0o755)
+    own.run("logged", "exit 3", stdout=f"binary://{logger}")
+    own.call("Wait", id="logged")
+    pid = int((bundle / "logger.pid").read_text())
+    own.call("Delete", id="logged", timeout_s=2.0)
+    before = os.path.exists(f"/proc/{pid}")
+    own.call("Shutdown")
+
+    assert before
+    assert wait_until(lambda: own.process.poll() is not None)
+    assert wait_until(lambda: not os.path.exists(f"/proc/{pid}") or b"Z" in Path(f"/proc/{pid}/stat").read_bytes())

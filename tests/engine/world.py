@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from shim.engine.binary import Farewell
 from shim.engine.bundle import Bundle
 from shim.engine.checkpoint import Checkpoint
 from shim.engine.container import NO_CHECKPOINT, Container, StdioOwner, Surroundings
@@ -136,7 +137,7 @@ class World:
         self.jobs: list[Callable[[], None]] = []
         self.lifecycle = Lifecycle(self.reaper, self.sink, lambda job: self.jobs.append(job))
         self.logger = Logger.open(str(self.log), is_debug=True)
-        self.surroundings = Surroundings(thread.loop, self.lifecycle, self.logger, self.reaper)
+        self.surroundings = Surroundings(thread.loop, self.lifecycle, self.logger, self.reaper, Farewell(thread.loop))
 
     def container(
         self,

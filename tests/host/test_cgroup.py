@@ -147,3 +147,37 @@ def test_join_says_why_it_failed(path: str, files: list[str], expected: str, tmp
 
     assert f"failed to join cgroup {path}: {expected}" == str(caught.value)
     assert not (tmp_path / "shims/cgroup.procs").exists() or path == "shims"
+
+
+def test_find_folders_of_all_hierarchies(tmp_path: Path) -> None:
+    """Of version 2, of version 1, and of a hybrid host; tops and what does not exist are left out."""
+    proc = tmp_path / "proc" / "7"
+    proc.mkdir(parents=True)
+    (proc / "stat").write_text("7 (x) S 1")
+    (proc / "cgroup").write_text("3:cpu,cpuacct:/ns/c1\n2:memory:/\n1:name=systemd:/ns/none\n0::/ns/c1\n")
+    root = tmp_path / "cgroup"
+    for name in ("cpu", "memory", "systemd", "unified"):
+        (root / name).mkdir(parents=True)
+    for name in ("cpu/ns/c1", "unified/ns/c1", "ns/c1"):
+        (root / name).mkdir(parents=True)
+    (root / "cpuacct").symlink_to("cpu")
+    hybrid = cgroup.find_folders(7, root=str(root), proc=str(tmp_path / "proc"))
+    (root / "cgroup.controllers").touch()
+    (proc / "cgroup").write_text("0::/ns/c1\n")
+    unified = cgroup.find_folders(7, root=str(root), proc=str(tmp_path / "proc"))
+
+    assert {f"{root}/cpu/ns/c1", f"{root}/unified/ns/c1"} == hybrid
+    assert {f"{root}/ns/c1"} == unified
+    assert set() == cgroup.find_folders(8, root=str(root), proc=str(tmp_path / "proc"))
+
+
+def test_remove_empty_removes_what_is_below_first(tmp_path: Path) -> None:
+    """What is in use stays, what is gone is fine."""
+    for name in ("a/b", "c/d"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "c" / "d" / "used").touch()
+    left = cgroup.remove_empty({str(tmp_path / name) for name in ("a", "a/b", "c", "c/d", "none")})
+
+    assert {f"{tmp_path}/c", f"{tmp_path}/c/d"} == left
+    assert ["c"] == [path.name for path in tmp_path.iterdir()]
+    assert (tmp_path / "c" / "d").is_dir()

@@ -8,26 +8,23 @@ A `Hand` has a temporary folder, a namespace, and an address of its own, at whic
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.message import Message
 
 from shim import ttrpc
 from shim.api import runc_options_pb2, task_v2_pb2, types_pb2
-from shim.testing import image, sweep
+from shim.testing import EventService, FakeContainerd, image, sweep
 from shim.testing.leftovers import SOCKET_FOLDER, Leftovers, Process, Scope, processes_of, read_process, socket_name
-from tests.fakes import FakeContainerd, LoopThread
 from tests.integration.client import TaskClient, wait_until
 from tests.integration.conftest import FROZEN, PROJECT, SHIM
 from tests.integration.paths import launch_path, only_zygote
@@ -105,36 +102,30 @@ class Hand:
     """Runs one shim's actions, and talks to the daemons that its starts leave."""
 
     def __init__(self, program: Path, spawn: str = "") -> None:
-        parent = tempfile.gettempdir()
-        # A socket path has at most 107 bytes, so a long TMPDIR is of no use.
-        self.folder = Path(tempfile.mkdtemp(prefix="hand-", dir=parent if len(parent) < 30 else "/tmp"))  # noqa: S108
-        self.namespace = f"h{secrets.token_hex(4)}"
-        self.address = str(self.folder / "c.sock")
+        self.containerd = FakeContainerd(program, style="2.0", namespace=f"h{secrets.token_hex(4)}")
+        self.folder = self.containerd.folder
+        self.namespace = self.containerd.namespace
+        self.address = self.containerd.grpc_address
         self.tmp = self.folder / "tmp"
         self.tmp.mkdir()
         self.program = program
         self.spawn = spawn
-        self._thread = LoopThread()
-        self.events = EventService(self._thread, Path(f"{self.address}.ttrpc"))
+        self.events: EventService = self.containerd.events
         self.events.start()
         self._groups: set[str] = set()
-        self._logs: dict[str, int] = {}
+        self._read: dict[str, int] = {}
         self._clients: list[TaskClient] = []
 
     # Bundles.
 
     def bundle(self, container: str, *, spec: Mapping[str, object] | None = None, group: str = "") -> Path:
         """Make the bundle of a container (once), as containerd does before `start`."""
-        bundle = self.folder / "bundles" / container
-        if container not in self._logs:
+        if container not in self.containerd.bundles:
             self._groups |= {container, group}
-            bundle.mkdir(parents=True)
             annotations = {"io.kubernetes.cri.sandbox-id": group} if group else {}
             spec = self.spec(container, "sleep", "1000") if spec is None else spec
-            (bundle / "config.json").write_text(json.dumps({**spec, "annotations": annotations}))
-            os.mkfifo(bundle / "log", 0o700)
-            self._logs[container] = os.open(bundle / "log", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        return bundle
+            self.containerd.bundle(container, {**spec, "annotations": annotations}).open_log()
+        return self.containerd.bundle(container).path
 
     def spec(self, container: str, *args: str) -> dict[str, object]:
         """Return an OCI spec that runs `args` in the image."""
@@ -167,27 +158,21 @@ class Hand:
 
     def log(self, container: str) -> str:
         """Return what has been logged into a bundle since the last time."""
-        chunks = []
-        with contextlib.suppress(BlockingIOError):
-            while chunk := os.read(self._logs[container], 64 << 10):
-                chunks.append(chunk)
-        return b"".join(chunks).decode()
+        text = self.containerd.bundle(container).log
+        start, self._read[container] = self._read.get(container, 0), len(text)
+        return text[start:]
 
     def wait_log(self, container: str, wanted: str) -> str:
-        """Return what is logged, once `wanted` is in it."""
-        seen: list[str] = []
-
-        def is_there() -> bool:
-            seen.append(self.log(container))
-            return wanted in "".join(seen)
-
-        wait_until(is_there, f"{wanted!r} in the log")
-        return "".join(seen)
+        """Return what has been logged since the last time, once `wanted` is in it."""
+        bundle = self.containerd.bundle(container)
+        wait_until(lambda: wanted in bundle.log[self._read.get(container, 0) :], f"{wanted!r} in the log")
+        return self.log(container)
 
     def forget(self, container: str) -> None:
         """Remove the bundle of a container that is over, and the connections to its daemon."""
-        os.close(self._logs.pop(container))
-        shutil.rmtree(self.folder / "bundles" / container)
+        bundle = self.containerd.bundles.pop(container)
+        bundle.close_log()
+        bundle.remove()
         for client in [each for each in self._clients if each.container == container]:
             client.close()
             self._clients.remove(client)
@@ -223,10 +208,10 @@ class Hand:
 
     def arguments(self, container: str, action: str, *, debug: bool = False) -> list[str]:
         """Return the arguments that containerd runs an action with."""
-        words = ["-namespace", self.namespace, "-address", self.address, "-publish-binary", "/usr/bin/containerd"]
-        words += ["-id", container]
-        words += ["-bundle", str(self.folder / "bundles" / container)] if action == "delete" else []
-        return [*words, *(["-debug"] if debug else []), action]
+        self.bundle(container)
+        call = replace(self.containerd.call(container), debug=debug)
+        version = self.containerd.version
+        return version.delete_arguments(call) if action == "delete" else version.start_arguments(call)
 
     def popen_start(self, container: str, *, debug: bool = False, **settings: Any) -> subprocess.Popen[bytes]:
         """Begin a `start`."""
@@ -292,8 +277,10 @@ class Hand:
         )
 
     def leftovers(self, settle_s: float = 5.0) -> list[str]:
-        """Return a line for each thing of ours that is there."""
-        return Leftovers(self.scope()).since(settle_s=settle_s)
+        """Return a line for each thing of ours that is there, but for the bundles themselves."""
+        bundles = self.containerd.bundles.values()
+        known = frozenset(("path", str(path)) for bundle in bundles for path in (bundle.path, bundle.work))
+        return Leftovers(self.scope()).since(known, settle_s)
 
     def close(self) -> list[str]:
         """End the daemons, remove everything, and return what did not go by itself."""
@@ -305,12 +292,8 @@ class Hand:
         for client in self._clients:
             client.close()
         left = self.leftovers()
-        self.events.stop()
-        self._thread.close()
         sweep.remove(self.scope())
-        for fd in self._logs.values():
-            os.close(fd)
-        sweep.remove_folder(self.folder)
+        self.containerd.close()
         return left
 
 
@@ -335,16 +318,3 @@ def refusal(call: Callable[[], object]) -> tuple[int, str]:
 def wait_gone(pid: int) -> None:
     """Wait until a process has ended; a zombie has."""
     wait_until(lambda: read_process(pid) is None, f"process {pid} ends")
-
-
-class EventService(FakeContainerd):
-    """What takes a hand's events."""
-
-    def wait(self, topic: str, count: int = 1) -> Any:
-        """Return the `count`-th event with this topic, once it has come."""
-
-        def found() -> list[Message]:
-            return [event.message for event in list(self.events) if event.topic == topic]
-
-        wait_until(lambda: len(found()) >= count, f"{count} times {topic}")
-        return found()[count - 1]

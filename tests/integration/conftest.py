@@ -55,7 +55,9 @@ class Flavour:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that choose releases and kinds of shim."""
     group = parser.getgroup("integration")
-    group.addoption("--containerd", default="1.6", help="releases to test under: 1.6, 1.7, 2.1, all, or 1.6,2.1")
+    group.addoption(
+        "--containerd", default="1.6", help="releases to test under: 1.6, 1.7, 2.1, all, a folder, or 1.6,2.1"
+    )
     group.addoption("--shim", default=",".join(KINDS), help="kinds of shim to test: " + ", ".join(KINDS))
 
 

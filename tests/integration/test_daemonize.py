@@ -21,7 +21,8 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from shim.api import bootstrap_pb2, runc_options_pb2
-from shim.testing.leftovers import processes, read_process
+from shim.testing import VERSIONS, FakeContainerd
+from shim.testing.leftovers import SOCKET_FOLDER, processes, read_process, socket_name
 from tests.integration import byhand
 from tests.integration.byhand import OPTIONS_TYPE, Hand, finish, wait_gone
 from tests.integration.client import wait_until
@@ -107,7 +108,7 @@ def test_address_file_is_written_for_legacy_callers(hand: Hand) -> None:
 
     assert (bundle / "address").read_bytes() == done.stdout
     assert stat.S_IMODE((bundle / "address").stat().st_mode) == 0o644
-    assert {path.name for path in bundle.iterdir()} == {"address", "config.json", "log"}
+    assert {path.name for path in bundle.iterdir()} == {"address", "config.json", "log", "rootfs", "work"}
 
 
 def test_bootstrap_params_get_a_bootstrap_result(hand: Hand) -> None:
@@ -119,6 +120,29 @@ def test_bootstrap_params_get_a_bootstrap_result(hand: Hand) -> None:
     assert b"" == done.stderr
     assert not (hand.bundle("c1") / "address").exists()
     assert hand.client("c1", service="containerd.task.v3.Task").connect().shim_pid == daemon_pid(hand)
+
+
+@pytest.mark.parametrize("style", VERSIONS)
+def test_every_containerd_gets_its_answer_to_the_byte(program: Path, spawn: str, style: str) -> None:
+    """BootstrapResult from 2.3 on, the bare address before; each is understood as version 3 and 2, and serves."""
+    with FakeContainerd(program, style=style, debug=True, environment={"CONTAINERD_SHIM_SPAWN": spawn}) as containerd:
+        folder = containerd.socket_dir if style in ("2.3", "2.4") else str(SOCKET_FOLDER)
+        name = socket_name(containerd.grpc_address, containerd.namespace, "c1")
+        address = f"unix://{folder}/{name}".encode()
+        containerd.bundle("c1").open_log()  # before there is a daemon, which may be there sooner than the second start
+        answer = containerd.run_start("c1")
+        shim = containerd.start("c1")
+        pid = shim.probe()
+
+        assert (b"\x08\x03\x12%c%b\x1a\x05ttrpc" % (len(address), address) if shim.is_v3 else address) == answer
+        assert ((style in ("2.3", "2.4")), address.decode()) == (shim.is_v3, shim.endpoint.address)
+        assert [pid] == [process.pid for process in containerd.processes()]
+        containerd.bundle("c1").wait_for_log("serving api on socket")
+        shim.call("Shutdown")
+        wait_until(lambda: not containerd.processes(), "the daemon has gone")
+        assert not Path(shim.socket_path).exists()
+        assert 137 == containerd.delete("c1").exit_status
+        assert [] == containerd.warnings
 
 
 def test_socket_dir_is_honoured(hand: Hand) -> None:
@@ -242,8 +266,7 @@ def test_daemon_logs_into_the_fifo_of_its_bundle(hand: Hand) -> None:
     """Records are logrus text, as in Go's shim, and only -debug shows the talkative ones."""
     hand.serve("c1", debug=True)
     hand.serve("c2").connect()
-    records = hand.wait_log("c1", "serving api on socket").splitlines()
-    (record,) = [each for each in records if "serving api" in each]
+    talkative, record = hand.wait_log("c1", "serving api on socket").splitlines()
     when = r'time="\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z"'
 
     assert re.fullmatch(
@@ -251,6 +274,7 @@ def test_daemon_logs_into_the_fifo_of_its_bundle(hand: Hand) -> None:
         r" runtime=io\.containerd\.pyrunc\.v1",
         record,
     )
+    assert "level=debug" in talkative
     assert "" == hand.log("c2")
 
 

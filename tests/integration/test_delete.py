@@ -20,7 +20,7 @@ program, spawn, hand = byhand.program, byhand.spawn, byhand.hand
 
 
 def test_delete_action_after_the_shim_was_killed(hand: Hand) -> None:
-    """It kills and removes all, answers pid and 137, and may be repeated; the socket is for the next start."""
+    """It kills and removes all, answers pid and 137, and may be repeated; the socket goes too."""
     client = hand.serve("c1")
     client.create(hand.create_request("c1"))
     pid = client.start()
@@ -30,7 +30,7 @@ def test_delete_action_after_the_shim_was_killed(hand: Hand) -> None:
     assert [(pid, 137)] * 2 == [(each.pid, each.exit_status) for each in (first, second)]
     assert first.exited_at.seconds > 0
     wait_gone(pid)
-    assert [f"socket {hand.socket_path('c1')}"] == hand.leftovers(settle_s=1.0)
+    assert [] == hand.leftovers(settle_s=1.0)
     hand.serve("c1")
 
 
@@ -76,7 +76,7 @@ def test_delete_action_during_a_create(hand: Hand) -> None:
     assert 137 == deleted.exit_status
     assert deleted.pid > 0
     assert not (ENGINE_STATE / hand.namespace / "c1").exists()
-    assert [f"socket {hand.socket_path('c1')}"] == hand.leftovers(settle_s=1.0)
+    assert [] == hand.leftovers(settle_s=1.0)
     hand.serve("c1")
 
 
@@ -87,5 +87,5 @@ def test_delete_action_during_a_create_that_hangs(hand: Hand) -> None:
     hand.delete("c1")
 
     assert time.monotonic() - before < 4.5
-    assert [f"socket {hand.socket_path('c1')}"] == hand.leftovers(settle_s=1.0)
+    assert [] == hand.leftovers(settle_s=1.0)
     hand.serve("c1")

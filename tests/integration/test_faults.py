@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from shim.api import bootstrap_pb2, task_v2_pb2, types_pb2
+from shim.testing import FakeRunc
 from shim.testing.containerd import Containerd
 from shim.testing.leftovers import ENGINE_STATE
 from shim.ttrpc import Code
@@ -199,6 +201,7 @@ def test_second_mount_that_fails(hand: Hand) -> None:
 def test_bundle_without_a_rootfs(hand: Hand) -> None:
     """Without mounts the bundle's own folder is the root file system; that it is missing is told in runc's words."""
     client = hand.serve("c1")
+    (hand.bundle("c1") / "rootfs").rmdir()
     code, text = refusal(lambda: client.create(hand.create_request("c1", mounts=[])))
 
     assert code == Code.UNKNOWN
@@ -218,45 +221,42 @@ def test_missing_runtime(hand: Hand) -> None:
     assert_no_trace(hand, "c1")
 
 
-def fake_runtime(hand: Hand, script: str) -> str:
-    """Write an OCI runtime that does as told and return its path."""
-    path = hand.folder / "fake-runc"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    return str(path)
+@pytest.fixture
+def runc(hand: Hand) -> Iterator[FakeRunc]:
+    """An OCI runtime that does as told."""
+    with FakeRunc(hand.folder / "runc") as runc:
+        yield runc
 
 
-def test_runtime_that_fails(hand: Hand) -> None:
+def test_runtime_that_fails(hand: Hand, runc: FakeRunc) -> None:
     """The last error that it logged is the text, and an older one is not."""
     client = hand.serve("c1")
-    log = hand.bundle("c1") / "log.json"
-    log.write_text('{"level":"error","msg":"of yesterday"}\n')
-    binary = fake_runtime(hand, f"""echo '{{"level":"error","msg":"the moon is full"}}' >> {log}; exit 3""")
+    (hand.bundle("c1") / "log.json").write_text('{"level":"error","msg":"of yesterday"}\n')
+    runc.fails("create", "the moon is full", status=3)
 
     assert (Code.UNKNOWN, "OCI runtime create failed: the moon is full") == refusal(
-        lambda: client.create(hand.create_request("c1", binary=binary))
+        lambda: client.create(hand.create_request("c1", binary=runc.path))
     )
     assert_no_trace(hand, "c1")
 
 
-def test_runtime_that_fails_without_a_word(hand: Hand) -> None:
+def test_runtime_that_fails_without_a_word(hand: Hand, runc: FakeRunc) -> None:
     """Its exit status is the text."""
     client = hand.serve("c1")
     (hand.bundle("c1") / "log.json").write_text('{"level":"error","msg":"of yesterday"}\n')
-    binary = fake_runtime(hand, "exit 3")
+    runc.says("create", status=3)
 
     assert (
         Code.UNKNOWN,
-        f"OCI runtime create failed: {binary} did not terminate successfully: exit status 3",
-    ) == refusal(lambda: client.create(hand.create_request("c1", binary=binary)))
+        f"OCI runtime create failed: {runc.path} did not terminate successfully: exit status 3",
+    ) == refusal(lambda: client.create(hand.create_request("c1", binary=runc.path)))
 
 
-def test_runtime_that_hangs(hand: Hand) -> None:
+def test_runtime_that_hangs(hand: Hand, runc: FakeRunc) -> None:
     """The deadline answers the caller; others are served meanwhile; afterwards the container can be made."""
     client, other = hand.serve("c1"), hand.client("c1")
-    gate = hand.folder / "gate"
-    binary = fake_runtime(hand, f"while ! [ -e {gate} ]; do sleep 0.05; done; exit 1")
-    request = hand.create_request("c1", binary=binary)
+    gate = runc.hangs("create", text="no more patience")
+    request = hand.create_request("c1", binary=runc.path)
 
     def create(timeout_s: float) -> None:
         client.call("Create", request, task_v2_pb2.CreateTaskResponse, timeout_s)
@@ -266,7 +266,7 @@ def test_runtime_that_hangs(hand: Hand) -> None:
     assert Code.ALREADY_EXISTS == refusal(lambda: create(1.0))[0]
     other.shutdown()
     assert other.connect().shim_pid > 0
-    gate.touch()
+    gate.release()
     wait_until(lambda: refusal(lambda: create(30.0))[0] == Code.UNKNOWN, "the hanging create has ended")
     assert client.create(hand.create_request("c1")) > 0
     client.delete()

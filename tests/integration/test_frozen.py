@@ -32,9 +32,10 @@ MAX_BYTES: Final = 14_000_000
 ROOMS: Final = ("engine", "host", "runtime", "ttrpc")
 # Never loaded by a daemon: they are for who asks, or for the build, and __main__ is the binary's own script.
 NOT_FROZEN: Final = {"shim.engine.__main__", "shim.ttrpc.sync"}
-# asyncio's, logging's, OpenTelemetry's and the plugin's, and all that begins so
+# asyncio's, a log driver's, logging's, OpenTelemetry's and the plugin's, and all that begins so
 NEVER_FROZEN: Final = (
     "shim.runtime.aio",
+    "shim.runtime.log_driver",
     "shim.runtime.log_handler",
     "shim.runtime.otel",
     "shim.ttrpc.aio",

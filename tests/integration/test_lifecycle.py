@@ -17,7 +17,7 @@ from shim.api.task_types_pb2 import CREATED, RUNNING, STOPPED
 from shim.testing.containerd import Containerd
 from shim.testing.events import EventLog
 from shim.testing.leftovers import read_process
-from tests.integration.client import Guests, TaskClient, wait_until
+from tests.integration.client import Guests, TaskClient, shim_address, wait_until
 
 Connect = Callable[[str], TaskClient]
 Remove = Callable[[str], None]
@@ -106,7 +106,7 @@ def test_shim_ends_with_its_container(containerd: Containerd, name: str, remove:
     """After the last delete the shim's process and its socket are gone."""
     containerd.run(name, "sleep", "1000", detach=True, options=["--null-io"])
     shim = containerd.shim_pid(name)
-    socket = Path((containerd.bundle(name) / "address").read_text().removeprefix("unix://"))
+    socket = Path(shim_address(containerd.bundle(name)).removeprefix("unix://"))
 
     assert read_process(shim) is not None
     assert socket.is_socket()

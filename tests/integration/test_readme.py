@@ -17,17 +17,18 @@ import pytest
 
 from shim.testing import releases
 from shim.testing.containerd import RUNTIME, Containerd
+from tests.docs import blocks as readme
 
 PROJECT: Final = Path(__file__).parents[2]
-README: Final = (PROJECT / "README.md").read_text()
 SYSTEM_FOLDER: Final = "/usr/local/bin"
 
 pytestmark = pytest.mark.timeout(400)
 
 
 def blocks(language: str) -> list[str]:
-    """Return the fenced blocks of one language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    """Return the fenced blocks of one language, in order; those of "Write a shim" are test_guide.py's."""
+    found = readme.blocks("README.md")
+    return [block.text for block in found if block.language == language and block.heading != "Write a shim"]
 
 
 def run(block: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

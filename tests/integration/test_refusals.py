@@ -66,7 +66,7 @@ def test_exec_with_a_fifo_that_is_missing(running: TaskClient, hand: Hand) -> No
     assert 0 == running.wait("e1", timeout_s=20).exit_status
     running.delete("e1")
     assert 3 == running.run("e1", "sh", "-c", "exit 3")
-    assert 3 == hand.events.wait("/tasks/exit").exit_status
+    assert 3 == hand.events.wait_for("/tasks/exit").message.exit_status
 
 
 @pytest.mark.parametrize("spec", [b"", b"{", b"[]", b"\0\xff"], ids=["empty", "cut-off", "list", "garbage"])

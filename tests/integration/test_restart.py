@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from shim.api.events_pb2 import TaskExit
+from shim.testing import EventService
 from shim.testing.containerd import Containerd
 from shim.testing.leftovers import SOCKET_FOLDER, processes_of, read_process, socket_name
 from shim.testing.releases import Release
-from tests.fakes import FakeContainerd, LoopThread
 from tests.integration.client import TaskClient, shim_address, wait_until
 
 SANDBOX = "io.kubernetes.cri.sandbox-id"
@@ -199,9 +199,9 @@ def test_exit_while_containerd_is_down_is_told_to_whoever_comes(containerd: Cont
     containerd.kill()
     (containerd.bundle("c") / "rootfs/gate").touch()
     wait_dead(pid)
-    with LoopThread() as thread, FakeContainerd(thread, Path(f"{containerd.address}.ttrpc")) as fake:
-        wait_until(lambda: fake.events, "the exit is told")
-    (exited,) = (event.message for event in fake.events)
+    with EventService(f"{containerd.address}.ttrpc") as service:
+        service.wait_for("/tasks/exit")
+    (exited,) = (event.message for event in service.events)
 
     assert isinstance(exited, TaskExit)
     assert ("c", "c", pid, 7) == (exited.container_id, exited.id, exited.pid, exited.exit_status)

@@ -6,13 +6,9 @@ tests/integration/test_daemonize.py looks closer at the shim that ships.
 import json
 import os
 import re
-import secrets
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,90 +20,11 @@ from shim import __version__
 from shim.api.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from shim.api.task_v2_pb2 import DeleteResponse
 from shim.api.types_pb2 import RuntimeInfo
-from shim.host.process import find_by_arguments
-from shim.runtime.address import socket_path
 from shim.ttrpc import Client, Rpc, RpcError, connect
-from tests.fakes import PATIENCE_S, ROOT, connect_soon, python_path, wait_until
+from tests.fakes import PATIENCE_S, ROOT, connect_soon, wait_until
+from tests.runtime.home import Home
 
 RUNTIME = "io.containerd.tiny.v1"
-Result = subprocess.CompletedProcess[bytes]
-
-
-class Home:
-    """A bundle with a log, and the shim run in it."""
-
-    def __init__(self, folder: Path, sockets: Path, spawn: str) -> None:
-        self.id = f"tiny-{secrets.token_hex(4)}"
-        self.bundle = folder / "bundle"
-        self.sockets = sockets
-        self.bundle.mkdir()
-        (self.bundle / "log").touch()
-        self.environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": python_path(),
-            "CONTAINERD_SHIM_SPAWN": spawn,
-            "TINY_SOCKETS": str(self.sockets),
-            "NOTIFY_SOCKET": "/run/notify",
-        }
-
-    def run(self, *arguments: str, stdin: bytes = b"", **environment: str) -> Result:
-        """Run the shim to its end."""
-        command = [sys.executable, "-m", "tests.runtime.tiny", *arguments]
-        env = {**self.environment, **environment}
-        return subprocess.run(command, cwd=self.bundle, env=env, input=stdin, capture_output=True, timeout=PATIENCE_S)
-
-    def start(self, *, stdin: bytes = b"", flags: tuple[str, ...] = (), **environment: str) -> Result:
-        """Run `start` as containerd does."""
-        named = ("-namespace", "n", "-address", "/a", "-publish-binary", "/b", "-id", self.id)
-        return self.run(*named, *flags, "start", stdin=stdin, **environment)
-
-    @property
-    def socket(self) -> Path:
-        """Where the daemon listens."""
-        return Path(socket_path("/a", "n", self.id, str(self.sockets)))
-
-    def daemons(self) -> list[int]:
-        """Return the pids of this container's daemons."""
-        return find_by_arguments("-id", self.id)
-
-    def log(self) -> str:
-        """Return what has been logged."""
-        return (self.bundle / "log").read_text()
-
-
-@pytest.fixture(params=["fork", "reexec"])
-def spawn(request: pytest.FixtureRequest) -> str:
-    """Each way to become a daemon."""
-    assert isinstance(request.param, str)
-    return request.param
-
-
-@pytest.fixture
-def sockets() -> Iterator[Path]:
-    """A folder with a path short enough for sockets named by a hash."""
-    with tempfile.TemporaryDirectory(prefix="tiny") as folder:
-        yield Path(folder)
-
-
-@pytest.fixture
-def home(tmp_path: Path, sockets: Path) -> Home:
-    """A shim that will not leave a daemon."""
-    return Home(tmp_path, sockets, "reexec")
-
-
-@pytest.fixture
-def nest(tmp_path: Path, sockets: Path, spawn: str) -> Iterator[Home]:
-    """A shim that may leave a daemon, which is ended here in good order."""
-    home = Home(tmp_path, sockets, spawn)
-    yield home
-    for pid in home.daemons():
-        os.kill(pid, signal.SIGTERM)
-    ended = wait_until(lambda: not home.daemons())
-    for pid in home.daemons():
-        os.kill(pid, signal.SIGKILL)
-
-    assert ended
-    assert [] == [*home.sockets.glob("*")]
 
 
 def tell(client: Client) -> dict[str, Any]:
@@ -261,9 +178,8 @@ def test_a_daemon_that_cannot_be_loaded_says_so_and_goes(nest: Home) -> None:
     result = nest.start(TINY_FAIL="preload")
 
     assert 0 == result.returncode
-    assert wait_until(lambda: not nest.daemons())
+    assert nest.has_ended()
     assert re.search(r"cannot load\sthis", nest.log())
-    assert not nest.socket.exists()
 
 
 def test_shutdown_answers_and_then_ends_the_daemon(nest: Home) -> None:

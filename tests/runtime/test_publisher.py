@@ -14,8 +14,9 @@ from google.protobuf.message import Message
 from shim.api import events_pb2
 from shim.runtime.logger import Logger
 from shim.runtime.publisher import RemotePublisher
+from shim.testing import Event, EventService
 from shim.ttrpc import Code, RpcError
-from tests.fakes import Event, FakeContainerd, LoopThread, wait_until
+from tests.fakes import LoopThread, wait_until
 
 MODULE = "shim.runtime.publisher"
 
@@ -29,9 +30,9 @@ def thread() -> Iterator[LoopThread]:
 
 
 @pytest.fixture
-def containerd(thread: LoopThread, tmp_path: Path) -> Iterator[FakeContainerd]:
+def containerd(thread: LoopThread, tmp_path: Path) -> Iterator[EventService]:
     """A containerd that is not there yet."""
-    fake = FakeContainerd(thread, tmp_path / "containerd.sock.ttrpc")
+    fake = EventService(tmp_path / "containerd.sock.ttrpc")
     yield fake
     fake.stop()
 
@@ -46,7 +47,7 @@ def log(tmp_path: Path) -> Iterator[Logger]:
 
 
 @pytest.fixture
-def publisher(thread: LoopThread, containerd: FakeContainerd, log: Logger) -> Iterator[RemotePublisher]:
+def publisher(thread: LoopThread, containerd: EventService, log: Logger) -> Iterator[RemotePublisher]:
     """A publisher to that containerd."""
     publisher = RemotePublisher(thread.loop, containerd.path, "ns", log)
     yield publisher
@@ -64,7 +65,7 @@ def publish(publisher: RemotePublisher, numbers: range, topic: str = "/tasks/exi
         publisher.publish(topic, exit_of(number))
 
 
-def numbers_of(containerd: FakeContainerd) -> list[int]:
+def numbers_of(containerd: EventService) -> list[int]:
     """Return the numbers that arrived, an event that was sent twice in a row once."""
     return [key for key, _ in itertools.groupby(getattr(event.message, "pid", -1) for event in containerd.events)]
 
@@ -76,7 +77,7 @@ def is_delivered(thread: LoopThread, publisher: RemotePublisher) -> bool:
 
 
 def test_an_event_arrives_as_containerd_wants_it(
-    thread: LoopThread, containerd: FakeContainerd, publisher: RemotePublisher
+    thread: LoopThread, containerd: EventService, publisher: RemotePublisher
 ) -> None:
     """Its type's bare name, a namespace, a time, and a deadline; everything in one envelope."""
     containerd.start()
@@ -93,7 +94,7 @@ def test_an_event_arrives_as_containerd_wants_it(
     assert is_delivered(thread, publisher)
 
 
-def test_events_of_many_threads_keep_each_threads_order(containerd: FakeContainerd, publisher: RemotePublisher) -> None:
+def test_events_of_many_threads_keep_each_threads_order(containerd: EventService, publisher: RemotePublisher) -> None:
     """One at a time on one connection; the order of publishing is that of arriving."""
     containerd.start()
     threads = [threading.Thread(target=publish, args=(publisher, range(n * 100, n * 100 + 50))) for n in range(4)]
@@ -109,7 +110,7 @@ def test_events_of_many_threads_keep_each_threads_order(containerd: FakeContaine
 
 
 def test_events_from_before_containerd_is_there_are_kept(
-    thread: LoopThread, containerd: FakeContainerd, publisher: RemotePublisher
+    thread: LoopThread, containerd: EventService, publisher: RemotePublisher
 ) -> None:
     """A daemon may be faster than the one that it serves."""
     publish(publisher, range(20))
@@ -121,7 +122,7 @@ def test_events_from_before_containerd_is_there_are_kept(
 
 
 def test_a_restart_of_containerd_loses_and_reorders_nothing(
-    thread: LoopThread, containerd: FakeContainerd, publisher: RemotePublisher
+    thread: LoopThread, containerd: EventService, publisher: RemotePublisher
 ) -> None:
     """Whatever was under way; only an event whose answer was lost may come twice."""
     containerd.start()
@@ -135,7 +136,7 @@ def test_a_restart_of_containerd_loses_and_reorders_nothing(
     assert [*range(160)] == numbers_of(containerd)
 
 
-def test_an_idle_connection_that_ended_is_opened_again(containerd: FakeContainerd, publisher: RemotePublisher) -> None:
+def test_an_idle_connection_that_ended_is_opened_again(containerd: EventService, publisher: RemotePublisher) -> None:
     """At once, with no event lost or late."""
     containerd.start()
     publish(publisher, range(1))
@@ -149,7 +150,7 @@ def test_an_idle_connection_that_ended_is_opened_again(containerd: FakeContainer
 
 @pytest.mark.parametrize("code", [Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.PERMISSION_DENIED, Code.INTERNAL])
 def test_a_refused_event_is_dropped(
-    thread: LoopThread, containerd: FakeContainerd, publisher: RemotePublisher, code: Code, tmp_path: Path
+    thread: LoopThread, containerd: EventService, publisher: RemotePublisher, code: Code, tmp_path: Path
 ) -> None:
     """It would be refused again; the log tells, and the next one goes."""
 
@@ -170,7 +171,7 @@ def test_a_refused_event_is_dropped(
 
 @pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.UNKNOWN])
 def test_an_event_that_failed_is_tried_again(
-    thread: LoopThread, containerd: FakeContainerd, publisher: RemotePublisher, code: Code, tmp_path: Path
+    thread: LoopThread, containerd: EventService, publisher: RemotePublisher, code: Code, tmp_path: Path
 ) -> None:
     """Before any later one; the log tells once."""
     failures = [RpcError(code, "not now")] * 2
@@ -190,7 +191,7 @@ def test_an_event_that_failed_is_tried_again(
 
 
 def test_a_containerd_that_does_not_answer_is_asked_again(
-    thread: LoopThread, publisher: RemotePublisher, containerd: FakeContainerd, monkeypatch: pytest.MonkeyPatch
+    thread: LoopThread, publisher: RemotePublisher, containerd: EventService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a new connection, when the time for one attempt is over."""
     monkeypatch.setattr(f"{MODULE}._ATTEMPT_S", 0.05)
@@ -214,7 +215,7 @@ def test_a_containerd_that_does_not_answer_is_asked_again(
 
 def test_a_full_queue_of_others_costs_no_exit(
     thread: LoopThread,
-    containerd: FakeContainerd,
+    containerd: EventService,
     publisher: RemotePublisher,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -234,7 +235,7 @@ def test_a_full_queue_of_others_costs_no_exit(
 
 
 def test_the_queue_of_exits_ends_somewhere(
-    thread: LoopThread, containerd: FakeContainerd, publisher: RemotePublisher, monkeypatch: pytest.MonkeyPatch
+    thread: LoopThread, containerd: EventService, publisher: RemotePublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A containerd that never comes back does not fill the node's memory: the latest exits are kept."""
     monkeypatch.setattr(f"{MODULE}._MAX_EXITS", 5)
@@ -247,7 +248,7 @@ def test_the_queue_of_exits_ends_somewhere(
 
 
 def test_an_event_too_large_to_send_is_dropped(
-    thread: LoopThread, containerd: FakeContainerd, publisher: RemotePublisher, tmp_path: Path
+    thread: LoopThread, containerd: EventService, publisher: RemotePublisher, tmp_path: Path
 ) -> None:
     """It must not stand in the way of all others for ever."""
     containerd.start()
@@ -282,7 +283,7 @@ def test_an_address_that_is_none_harms_nobody(thread: LoopThread, log: Logger, t
 
 
 def test_flush_calls_back_once_everything_has_arrived(
-    thread: LoopThread, containerd: FakeContainerd, publisher: RemotePublisher
+    thread: LoopThread, containerd: EventService, publisher: RemotePublisher
 ) -> None:
     """With an empty queue at once; and once only."""
     calls: list[int] = []
@@ -317,9 +318,7 @@ def test_publishing_blocks_nobody(publisher: RemotePublisher) -> None:
     assert wait_until(lambda: publisher.pending == 2000)
 
 
-def test_any_message_may_be_published(
-    thread: LoopThread, containerd: FakeContainerd, publisher: RemotePublisher
-) -> None:
+def test_any_message_may_be_published(thread: LoopThread, containerd: EventService, publisher: RemotePublisher) -> None:
     """Each of the task events, under its own name."""
     containerd.start()
     kinds: list[type[Message]] = [
@@ -336,3 +335,57 @@ def test_any_message_may_be_published(
     assert is_delivered(thread, publisher)
 
     assert kinds == [type(event.message) for event in containerd.events]
+
+
+@pytest.mark.timeout(60)
+def test_ten_thousand_events_outlive_five_restarts(
+    thread: LoopThread, containerd: EventService, publisher: RemotePublisher
+) -> None:
+    """Every exit arrives, each container's events in order; what comes twice is the same to the letter."""
+    containers, lives, restarts = 5, 400, 5
+    containerd.start()
+    life = (
+        ("/tasks/exec-added", lambda name, pid: events_pb2.TaskExecAdded(container_id=name, exec_id=str(pid))),
+        ("/tasks/exec-started", lambda name, pid: events_pb2.TaskExecStarted(container_id=name, exec_id=str(pid))),
+        ("/tasks/paused", lambda name, pid: events_pb2.TaskPaused(container_id=name)),
+        ("/tasks/resumed", lambda name, pid: events_pb2.TaskResumed(container_id=name)),
+        ("/tasks/exit", lambda name, pid: events_pb2.TaskExit(container_id=name, id=str(pid), pid=pid)),
+    )
+
+    published: list[str] = []
+
+    def live(name: str) -> None:
+        for pid in range(1, lives + 1):
+            # Not so far ahead of containerd that the queue were full, and events would be dropped.
+            assert wait_until(lambda: len(published) - len(containerd.events) < 2000, 50.0)
+            for topic, make in life:
+                published.append(topic)
+                publisher.publish(topic, make(name, pid))
+
+    names = [f"c{number}" for number in range(containers)]
+    threads = [threading.Thread(target=live, args=(name,)) for name in names]
+    for each in threads:
+        each.start()
+    total = containers * lives * len(life)
+    for restart in range(1, restarts + 1):
+        assert wait_until(lambda restart=restart: len(containerd.events) > total * restart // 7, 50.0)  # type: ignore[misc]
+        containerd.stop()
+        containerd.start()
+    for each in threads:
+        each.join()
+    thread.settle()
+    assert wait_until(lambda: publisher.pending == 0, 50.0)
+
+    # One that came twice did so in a row, as nothing is sent before its answer is there.
+    letters = [request.SerializeToString(deterministic=True) for request in containerd.requests]
+    once = [request for at, request in enumerate(containerd.requests) if at == 0 or letters[at] != letters[at - 1]]
+    assert total == 10_000 == len(once)
+    assert len(letters) - len(once) <= restarts
+    assert len(set(letters)) == len(once)
+    for name in names:
+        own = containerd.of(name)
+        exits = [getattr(event.message, "pid", 0) for event in own if event.topic == "/tasks/exit"]
+        topics = [key for key, _ in itertools.groupby(event.topic for event in own)]
+
+        assert [*range(1, lives + 1)] == [key for key, _ in itertools.groupby(exits)]
+        assert [topic for topic, _ in life] * lives == topics

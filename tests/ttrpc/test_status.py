@@ -63,7 +63,7 @@ def test_every_shim_error_has_a_code() -> None:
     """Which the oldest containerd understands: others become UNKNOWN there."""
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ShimError)]
     understood = {Code[name] for name in "UNKNOWN INVALID_ARGUMENT NOT_FOUND ALREADY_EXISTS".split()} | {
-        Code[name] for name in "FAILED_PRECONDITION UNAVAILABLE UNIMPLEMENTED".split()
+        Code[name] for name in "FAILED_PRECONDITION UNAVAILABLE UNIMPLEMENTED DEADLINE_EXCEEDED".split()
     }
 
     assert len(kinds) > 15
