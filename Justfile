@@ -95,6 +95,12 @@ bench *ARGS:
     python build/spec/build.py pyrunc
     python -m tests.bench "$@"
 
+# launch in big numbers while zygotes are killed, disks are full, binaries are replaced (--starts 10000 --at-once 200)
+reliability *ARGS:
+    @packaging/system-packages test
+    python build/spec/build.py pyrunc
+    python -m tests.reliability "$@"
+
 # compare ttrpc here with gRPC in Python and with ttrpc in Go
 bench-ttrpc *ARGS:
     @python -c 'import grpclib' 2>&- || python -m pip install -q --group bench

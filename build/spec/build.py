@@ -24,13 +24,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+import bootloader  # beside this file
+
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parent.parent
 WORK: Final = ROOT / ".work" / "build"
 DIST: Final = ROOT / "dist"
 
 # What a binary is made of, besides Python and the installed packages.
-_SOURCES: Final = ("shim", "build/spec", "examples", "pyproject.toml")
+_SOURCES: Final = ("shim", "build/spec", "build/fastpath", "examples", "pyproject.toml")
 _PACKAGES: Final = ("pyinstaller", "pyinstaller-hooks-contrib", "protobuf")
 _SHOWN_LINES: Final = 40
 _SCRIPT_SPEC: Final = "script"
@@ -82,7 +84,10 @@ def build(name: str, *, is_forced: bool = False, script: Path | None = None) -> 
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         revision = _revision()
-        inputs = _fingerprint(revision, script)
+        fast, reason = bootloader.find(WORK)
+        if fast is None:
+            print(f"build: without the fast path, so launches are slower: {reason}", file=sys.stderr)
+        inputs = _fingerprint(revision, script, fast)
         stamp = folder / "stamp"
         if not is_forced and _read(stamp) == _stamp(inputs, binary):
             print(f"{shown} is up to date ({_size(binary)})")
@@ -90,7 +95,7 @@ def build(name: str, *, is_forced: bool = False, script: Path | None = None) -> 
         _check_python()
         began = time.monotonic()
         stamp.unlink(missing_ok=True)
-        _install(_freeze(name, folder, revision, script), binary)
+        _install(_freeze(name, folder, revision, script, fast), binary)
         stamp.write_text(_stamp(inputs, binary))
         print(f"{shown}: {_size(binary)}, built in {time.monotonic() - began:.0f} s")
     return binary
@@ -109,12 +114,12 @@ def _check_python() -> None:
         )
 
 
-def _freeze(name: str, folder: Path, revision: str, script: Path | None) -> Path:
+def _freeze(name: str, folder: Path, revision: str, script: Path | None, fast: Path | None) -> Path:
     for stale in ("dist", "generated", "work"):  # nothing of an earlier build gets into this one
         shutil.rmtree(folder / stale, ignore_errors=True)
     generated = folder / "generated"
     generated.mkdir()
-    (generated / "shim_revision.py").write_text(f"REVISION = {revision!r}\n")
+    (generated / "shim_revision.py").write_text(f"REVISION = {revision!r}\nHAS_FASTPATH = {fast is not None}\n")
     log = folder / "log"
     command = [sys.executable, "-m", "PyInstaller", "--noconfirm"]
     command += [
@@ -129,7 +134,7 @@ def _freeze(name: str, folder: Path, revision: str, script: Path | None) -> Path
         "SHIM_BUILD_FOLDER": str(folder),
         "SHIM_BUILD_NAME": name,
         "SHIM_BUILD_SCRIPT": str(script or ""),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([*([str(fast)] if fast else []), str(ROOT)]),
         "PYINSTALLER_CONFIG_DIR": str(folder / "cache"),
         "PYINSTALLER_ZLIB_COMPRESSION_LEVEL": "0",  # modules are read one by one at launch: nothing to inflate
         # The same sources shall give the same bytes.
@@ -172,7 +177,7 @@ def _revision() -> str:
         return ""
 
 
-def _fingerprint(revision: str, script: Path | None) -> dict[str, str]:
+def _fingerprint(revision: str, script: Path | None, fast: Path | None) -> dict[str, str]:
     """Return all that decides what the binary is."""
     digest = hashlib.sha256()
     own = [] if script is None else sorted(script.parent.rglob("*.py"))  # what it may import
@@ -181,14 +186,14 @@ def _fingerprint(revision: str, script: Path | None) -> dict[str, str]:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     found = {package: _version(package) for package in _PACKAGES}
     python = f"{sys.version} {platform.machine()} {os.path.realpath(sys.base_prefix)}"
-    return {"sources": digest.hexdigest(), "revision": revision, "python": python, **found}
+    return {"sources": digest.hexdigest(), "revision": revision, "python": python, "fast": str(fast or ""), **found}
 
 
 def _source_files() -> Iterator[Path]:
     for source in _SOURCES:
         path = ROOT / source
         files = [path] if path.is_file() else sorted(path.rglob("*"))
-        yield from (file for file in files if file.suffix in {".py", ".spec", ".toml"})
+        yield from (file for file in files if file.suffix in {".c", ".py", ".spec", ".toml"})
 
 
 def _version(package: str) -> str:

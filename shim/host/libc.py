@@ -18,14 +18,36 @@ from shim.errors import UnsupportedSystemError
 CLONE_FS: Final = 0x200
 CLONE_NEWNS: Final = 0x20000
 
-IN_MODIFY: Final = 2
+IN_MODIFY: Final = 0x2
+IN_ATTRIB: Final = 0x4
+IN_MOVED_FROM: Final = 0x40
+IN_DELETE: Final = 0x200
+IN_DELETE_SELF: Final = 0x400
+IN_MOVE_SELF: Final = 0x800
 
+_PR_SET_MM: Final = 35
+_PR_SET_MM_MAP: Final = 14
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SCHED_CORE: Final = 62
 _PR_SCHED_CORE_CREATE: Final = 1
 _PIDTYPE_PGID: Final = 2
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class _MemoryMap(ctypes.Structure):
+    """struct prctl_mm_map."""
+
+    _fields_ = (
+        *((name, ctypes.c_uint64) for name in ("start_code", "end_code", "start_data", "end_data", "start_brk", "brk")),
+        *((name, ctypes.c_uint64) for name in ("start_stack", "arg_start", "arg_end", "env_start", "env_end", "auxv")),
+        ("auxv_size", ctypes.c_uint32),
+        ("exe_fd", ctypes.c_uint32),
+    )
+
+
+_shown: ctypes.Array[ctypes.c_char] | None = None
+"""What the kernel reads the command line and environment from: must live on."""
 
 
 def set_child_subreaper() -> None:
@@ -36,6 +58,23 @@ def set_child_subreaper() -> None:
 def sched_core_create() -> None:
     """Give this process group a core scheduling cookie of its own, which children inherit."""
     _prctl(_PR_SCHED_CORE, _PR_SCHED_CORE_CREATE, 0, _PIDTYPE_PGID, 0)
+
+
+def set_memory_map(
+    code: int, code_end: int, data: int, data_end: int, heap: int, stack: int, arguments: bytes, variables: bytes
+) -> None:
+    """Let /proc show these arguments and variables; the numbers are those of /proc/self/stat, and stay."""
+    global _shown
+    shown = ctypes.create_string_buffer(arguments + variables)
+    start = ctypes.addressof(shown)
+    middle, end = start + len(arguments), start + len(arguments) + len(variables)
+    wanted = _MemoryMap(code, code_end, data, data_end, heap, 0, stack, start, middle, middle, end, 0, 0, 0xFFFFFFFF)
+    size = ctypes.sizeof(wanted)
+    words = [ctypes.c_ulong(word) for word in (_PR_SET_MM_MAP, ctypes.addressof(wanted), size, 0)]
+    _libc.sbrk.restype = ctypes.c_void_p
+    wanted.brk = _libc.sbrk(ctypes.c_long(0))  # last, since the kernel takes it as it is, and allocating may move it
+    _call("prctl", None, ctypes.c_int(_PR_SET_MM), *words)
+    _shown = shown
 
 
 def mount(source: str, target: str, fstype: str, flags: int, data: str) -> None:

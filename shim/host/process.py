@@ -29,13 +29,22 @@ def unpacked_folder() -> str | None:
     return folder if is_frozen() and isinstance(folder, str) else None
 
 
+def forget_unpacked_folder() -> None:
+    """Be a process that never had one: it is removed by another, and all that it held has been loaded."""
+    if hasattr(sys, "_MEIPASS"):
+        del sys._MEIPASS
+
+
 def has_bootloader() -> bool:
-    """Say whether our parent is the onefile bootloader that unpacked us, and will remove what it unpacked."""
+    """Say whether our parent is the onefile bootloader that unpacked us, and will remove what it unpacked.
+
+    By path: a bootloader that has been replaced in the meantime starts, as its child, what is there now.
+    """
     try:
-        parent, own = os.stat(f"/proc/{os.getppid()}/exe"), os.stat("/proc/self/exe")
+        parent, own = (os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)") for pid in (os.getppid(), "self"))
     except OSError:
         return False
-    return unpacked_folder() is not None and (parent.st_dev, parent.st_ino) == (own.st_dev, own.st_ino)
+    return unpacked_folder() is not None and parent == own
 
 
 def remove_abandoned_folder() -> None:
@@ -72,8 +81,18 @@ def own_command() -> list[str]:
     return [sys.executable, *sys.orig_argv[1:count]]
 
 
+_invoker: list[int] = []
+
+
+def act_for(invoker: int) -> None:
+    """Take `invoker` for who ran us: in a process that was forked to stand in for another."""
+    _invoker[:] = [invoker]
+
+
 def invoker_pid() -> int:
     """Return the pid of who ran us: our parent, or the parent of the onefile bootloader that is our parent."""
+    if _invoker:
+        return _invoker[0]
     parent = os.getppid()
     if not has_bootloader():
         return parent

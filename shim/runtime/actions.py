@@ -12,14 +12,19 @@ from typing import TYPE_CHECKING
 from shim.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shim.runtime.address import Bound
     from shim.runtime.flags import Flags
     from shim.runtime.shim import Shim
     from shim.runtime.start import Planned, StartOpts
 
 
-def act(shim: Shim, flags: Flags) -> None:
-    """Do what the flags say.  Raises ShimError or OSError when it fails."""
+def act(shim: Shim, flags: Flags, perform: Callable[[list[str]], int]) -> None:
+    """Do what the flags say.  Raises ShimError or OSError when it fails.
+
+    `perform` does the same for another command line, as a process of its own would, and returns its exit code.
+    """
     if flags.info:
         _write_out(_info(shim))
         return
@@ -27,7 +32,7 @@ def act(shim: Shim, flags: Flags) -> None:
         raise InvalidArgumentError("shim namespace cannot be empty")
     if flags.action == "start":
         _ignore_stop_signals()
-        _write_out(_start(shim, flags))
+        _write_out(_start(shim, flags, perform))
     elif flags.action == "delete":
         _ignore_stop_signals()
         _write_out(_delete(shim, flags))
@@ -76,7 +81,7 @@ def _ignore_stop_signals() -> None:
         signal.signal(signum, signal.SIG_IGN)
 
 
-def _start(shim: Shim, flags: Flags) -> bytes:
+def _start(shim: Shim, flags: Flags, perform: Callable[[list[str]], int]) -> bytes:
     from shim.runtime import bootstrap, legacy
     from shim.runtime.start import StartOpts
 
@@ -102,23 +107,36 @@ def _start(shim: Shim, flags: Flags) -> bytes:
         if told.is_legacy:
             legacy.write_address_file(opts.bundle, text)
         if opts.planned is not None:
-            _spawn(shim, opts, opts.planned)  # last: what fails after it would leave a daemon that nobody knows
+            # Last: what fails after it would leave a daemon that nobody knows.
+            _spawn(shim, opts, opts.planned, perform)
     except BaseException:
         if opts.planned is not None:
             opts.planned.bound.remove()
         raise
     finally:
         if opts.planned is not None:
-            opts.planned.bound.listener.close()  # the daemon has its own
+            from shim.runtime import daemon
+
+            if not daemon.is_deferred():
+                opts.planned.bound.listener.close()  # the daemon has its own
     return answer
 
 
-def _spawn(shim: Shim, opts: StartOpts, planned: Planned) -> None:
+def _spawn(shim: Shim, opts: StartOpts, planned: Planned, perform: Callable[[list[str]], int]) -> None:
     """Leave a daemon behind.  What it shall inherit is set on this process first, so that it never runs without."""
     from shim.host import cgroup, process
     from shim.runtime import daemon
 
     bound = planned.bound
+    is_forked = daemon.should_fork()
+    folder = process.unpacked_folder()
+    if is_forked and folder:
+        daemon.load_extensions()
+        daemon.sweep_unpacked_folders(folder)
+        if shim.config.zygote:
+            from shim.runtime import zygote
+
+            zygote.leave(shim, perform)  # before anything of this container changes this process
     if opts.debug and not shim.flags.debug:
         shim.flags = shim.flags.with_debug()
     os.environ.update(planned.environment)
@@ -130,13 +148,9 @@ def _spawn(shim: Shim, opts: StartOpts, planned: Planned) -> None:
     if path:
         cgroup.join(path, os.getpid())
     process.raise_oom_score()
-    if not daemon.should_fork():
+    if not is_forked:
         daemon.reexec(shim.flags, bound)
         return
-    folder = process.unpacked_folder()
-    if folder:
-        daemon.load_extensions()
-        daemon.sweep_unpacked_folders(folder)
     daemon.fork(shim.flags, bound, lambda: _be_daemon(shim, bound))
 
 

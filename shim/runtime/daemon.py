@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Final
 from shim.host import process
 
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from shim.runtime.address import Bound
     from shim.runtime.flags import Flags
 
@@ -47,15 +49,37 @@ def reexec(flags: Flags, bound: Bound) -> int:
     return process.spawn(command[0], command, env, pass_fds=passed, new_group=True, blocked=HELD_SIGNALS)
 
 
+_deferred: list[Callable[[], None]] | None = None
+
+
+def defer() -> list[Callable[[], None]]:
+    """Let `fork` not fork but put the daemon into the returned list, for this process to become it in the end.
+
+    For a worker of the zygote, which is an orphan already.
+    """
+    global _deferred
+    _deferred = []
+    return _deferred
+
+
+def is_deferred() -> bool:
+    """Say whether this process is going to be the daemon itself, with what it has open."""
+    return bool(_deferred)
+
+
 def fork(flags: Flags, bound: Bound, serve: Callable[[], None]) -> int:
     """Go on as the daemon in a child process, and return its pid in this one.
 
     Safe only while this process has one thread, which is so in `start`.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
-    pid = os.fork()
-    if pid:
-        return pid
+    if _deferred is not None:
+        _deferred.append(lambda: _become(flags, serve))
+        return os.getpid()
+    return os.fork() or _become(flags, serve)
+
+
+def _become(flags: Flags, serve: Callable[[], None]) -> NoReturn:
     status = 1
     try:
         os.setpgid(0, 0)

@@ -39,17 +39,35 @@ def run(
     """
     gc.disable()  # nothing of a short process, nor of a daemon's imports, is garbage; the daemon enables it
     words = sys.argv[1:] if arguments is None else arguments
+    os._exit(_perform(runtime_id, shim, config, words))  # an orderly end costs milliseconds that containerd waits for
+
+
+def _perform(
+    runtime_id: str, shim: Callable[[str, Flags, Config], Shim], config: Config | None, words: list[str]
+) -> int:
+    """Do what the command line says and return the exit code; all that is to be said has been said."""
+    code = 1
+    try:
+        code = _act(runtime_id, shim, config, words)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        return code or 1
+    return code
+
+
+def _act(runtime_id: str, shim: Callable[[str, Flags, Config], Shim], config: Config | None, words: list[str]) -> int:
     try:
         flags = flags_module.parse(words)
     except HelpRequested:
         sys.stderr.write(flags_module.usage(sys.argv[0]))
-        _leave(0)
+        return 0
     except FlagError as error:
         sys.stderr.write(f"{error}\n{flags_module.usage(sys.argv[0])}")
-        _leave(2)
+        return 2
     if flags.version:
         os.write(1, _version_text(os.path.basename(sys.argv[0])).encode())
-        _leave(0)
+        return 0
     from shim.errors import ShimError
     from shim.host import process
     from shim.runtime import actions
@@ -57,22 +75,14 @@ def run(
 
     code = 0
     try:
-        actions.act(shim(runtime_id, flags, config or Config()), flags)
+        actions.act(
+            shim(runtime_id, flags, config or Config()), flags, lambda again: _perform(runtime_id, shim, config, again)
+        )
     except (ShimError, OSError) as error:
         sys.stderr.write(f"{runtime_id}: {_one_line(error)}")
         code = 1
     process.remove_abandoned_folder()
-    _leave(code)
-
-
-def _leave(code: int) -> NoReturn:
-    """End at once: an interpreter's orderly end costs milliseconds that containerd waits for."""
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        code = code or 1
-    os._exit(code)
+    return code
 
 
 def _one_line(error: BaseException) -> str:

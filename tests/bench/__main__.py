@@ -10,22 +10,25 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from shim.runtime.zygote_protocol import FOLDER_VARIABLE
 from shim.testing import releases, sweep
 from shim.testing.containerd import GO_RUNTIME, RUNTIME, CommandError, Containerd
 from shim.testing.image import ImageError
 from shim.testing.releases import ReleaseError
-from tests.bench.cases import METRICS, Bench, Side
+from tests.bench.cases import METRICS, TARGETS, Bench, Side
 from tests.bench.sampling import Summary, interleave
 
 _PROJECT: Final = Path(__file__).resolve().parents[2]
 _OURS: Final = "containerd-shim-pyrunc-v1"
-_COLUMNS: Final = "{:<48}  {:>22}  {:>22}  {:>6}  {:>3}"
+_COLUMNS: Final = "{:<48}  {:>22}  {:>22}  {:>6}  {:>6}  {:>3}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,9 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.write("containerd is not installed: run packaging/system-packages test first\n")
             return 1
         sides = [Side("Go", GO_RUNTIME, release.go_shim), Side("ours", RUNTIME, ours)]
-        containerd = Containerd(release, [options.ours])
-        with sweep.interruptible(), containerd:
-            results = _measure(containerd, sides, options)
+        # Zygotes of its own, so that all of them are known and none is left.
+        zygotes = Path(tempfile.mkdtemp(prefix="zb-", dir="/tmp"))
+        environment = {FOLDER_VARIABLE: str(zygotes / "containerd")}
+        containerd = Containerd(release, [options.ours], environment=environment)
+        try:
+            with sweep.interruptible(), containerd:
+                results = _measure(Bench(containerd, zygotes), containerd, sides, options)
+        finally:
+            shutil.rmtree(zygotes)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; everything that was started is stopped\n")
         return 130
@@ -67,12 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measure(containerd: Containerd, sides: Sequence[Side], options: argparse.Namespace) -> list[dict[str, object]]:
+def _measure(
+    bench: Bench, containerd: Containerd, sides: Sequence[Side], options: argparse.Namespace
+) -> list[dict[str, object]]:
     containerd.import_image()
     _write(f"containerd {containerd.release.version}, {_machine()}; median (least-greatest)")
-    _write(_COLUMNS.format("", "Go", "ours", "ours/Go", "n"))
+    _write(_COLUMNS.format("", "Go", "ours", "ours/Go", "target", "n"))
     results: list[dict[str, object]] = []
-    for case in Bench(containerd).cases():
+    for case in bench.cases():
         if options.only and not set(options.only).intersection(case.metrics):
             continue
         runs = case.quick_runs if options.quick else case.runs
@@ -90,7 +101,9 @@ def _measure(containerd: Containerd, sides: Sequence[Side], options: argparse.Na
 def _row(metric: str, summary: Mapping[str, Summary]) -> dict[str, object]:
     go, ours = summary["Go"], summary["ours"]
     ratio = ours.median / go.median
-    _write(_COLUMNS.format(METRICS[metric], str(go), str(ours), f"{ratio:.2f}", len(ours.samples)))
+    _write(
+        _COLUMNS.format(METRICS[metric], str(go), str(ours), f"{ratio:.2f}", TARGETS.get(metric, ""), len(ours.samples))
+    )
     return {
         "name": metric,
         "title": METRICS[metric],

@@ -9,14 +9,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import struct
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from shim.runtime.zygote_protocol import FOLDER_VARIABLE
 from shim.testing.containerd import Containerd
 
 # A google.protobuf.Any with the type of the runc options and no value, which is what `ctr run` makes 1.6 send.
@@ -36,18 +39,30 @@ class Launch:
 class Launcher:
     """Launches shims against one containerd; every launch has a bundle and an id of its own."""
 
-    def __init__(self, containerd: Containerd, service: str) -> None:
+    def __init__(self, containerd: Containerd, service: str, zygotes: Path) -> None:
         self._containerd = containerd
+        self._zygotes = zygotes
         self._service = service
         self._serial = 0
 
-    def launch(self, shim: Path) -> Launch:
-        """Do `start`, the first RPC, and a Shutdown after the clock has stopped."""
+    def version(self, shim: Path) -> float:
+        """Do `-v`, and return the milliseconds it took."""
+        environment = {**os.environ, FOLDER_VARIABLE: str(self._zygotes)}
+        began = time.perf_counter()
+        subprocess.run([shim, "-v"], check=True, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        return (time.perf_counter() - began) * 1e3
+
+    def end_zygotes(self) -> None:
+        """End the zygotes that starts by hand have left."""
+        shutil.rmtree(self._zygotes, ignore_errors=True)
+
+    def launch(self, shim: Path, extra: Mapping[str, str] | None = None) -> Launch:
+        """Do `start`, with `extra` in its environment, the first RPC, and a Shutdown after the clock has stopped."""
         container, bundle = self._bundle()
         log = os.open(bundle / "log", os.O_RDWR | os.O_NONBLOCK)
         try:
             began = time.perf_counter()
-            answer = self._call(shim, container, bundle, ["start"], _OPTIONS).strip()
+            answer = self._call(shim, container, bundle, ["start"], _OPTIONS, extra or {}).strip()
             started = time.perf_counter()
             # Go's shims of 2.x answer in JSON.
             path = (json.loads(answer)["address"] if answer.startswith("{") else answer).removeprefix("unix://")
@@ -68,7 +83,7 @@ class Launcher:
         """Do the `delete` action for a container that never was, and return the milliseconds it took."""
         container, bundle = self._bundle()
         began = time.perf_counter()
-        self._call(shim, container, bundle, ["-bundle", str(bundle), "delete"], b"")
+        self._call(shim, container, bundle, ["-bundle", str(bundle), "delete"], b"", {})
         return (time.perf_counter() - began) * 1e3
 
     def _bundle(self) -> tuple[str, Path]:
@@ -83,7 +98,9 @@ class Launcher:
         os.mkfifo(bundle / "log", 0o700)
         return container, bundle
 
-    def _call(self, shim: Path, container: str, bundle: Path, action: list[str], stdin: bytes) -> str:
+    def _call(
+        self, shim: Path, container: str, bundle: Path, action: list[str], stdin: bytes, extra: Mapping[str, str]
+    ) -> str:
         containerd = self._containerd
         command = [str(shim), "-namespace", containerd.namespace, "-address", containerd.address]
         command += ["-publish-binary", str(containerd.release.containerd), "-id", container, *action]
@@ -92,6 +109,8 @@ class Launcher:
             "GOMAXPROCS": "2",
             "TMPDIR": str(containerd.tmp),
             "TTRPC_ADDRESS": f"{containerd.address}.ttrpc",
+            FOLDER_VARIABLE: str(self._zygotes),
+            **extra,
         }
         with subprocess.Popen(
             command,

@@ -1,4 +1,4 @@
-"""Tests under real containerds: `--containerd=1.6|1.7|2.1|all|1.6,2.1` and `--shim=frozen,unfrozen` choose which.
+"""Tests under real containerds, chosen by `--containerd=1.6|1.7|2.1|all|1.6,2.1` and `--shim=frozen,unfrozen,zygote`.
 
 Each release with each kind of shim is one private containerd, started once and shared by all tests. A test names its
 containers with `name` and leaves no task; at the end of each containerd nothing at all may be left. What is missing on
@@ -26,13 +26,13 @@ from shim.testing.containerd import Containerd
 from shim.testing.events import EventLog
 from shim.testing.releases import Release, ReleaseError
 from tests.integration.client import Fifo, Guests, TaskClient, shim_address, wait_until
+from tests.integration.paths import KINDS, launch_path
 
-__all__ = ["Flavour", "TaskClient", "shim_address", "wait_until"]
+__all__ = ["KINDS", "Flavour", "TaskClient", "shim_address", "wait_until"]
 
 PROJECT: Final = Path(__file__).parents[2]
 SHIM: Final = "containerd-shim-pyrunc-v1"
 FROZEN: Final = PROJECT / "dist" / SHIM
-KINDS: Final = ("frozen", "unfrozen")
 # Generous, for a busy machine of two cores; the first test on a containerd pays for its start too.
 TIMEOUT_S: Final = 120
 
@@ -58,7 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--containerd", default="1.6", help="releases to test under: 1.6, 1.7, 2.1, all, a folder, or 1.6,2.1"
     )
-    group.addoption("--shim", default=",".join(KINDS), help="kinds of shim to test: frozen, unfrozen, or both")
+    group.addoption("--shim", default=",".join(KINDS), help="kinds of shim to test: " + ", ".join(KINDS))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -85,7 +85,7 @@ def flavours(keys: str, kinds: str) -> tuple[Flavour, ...]:
     """
     unknown = set(kinds.split(",")) - set(KINDS)
     if unknown:
-        raise pytest.UsageError(f"--shim={kinds}: {', '.join(sorted(unknown))} is neither of {', '.join(KINDS)}")
+        raise pytest.UsageError(f"--shim={kinds}: {', '.join(sorted(unknown))} is none of {', '.join(KINDS)}")
     found: dict[str, Release | str] = {}
     for key in keys.split(","):
         try:
@@ -100,10 +100,11 @@ def flavours(keys: str, kinds: str) -> tuple[Flavour, ...]:
 
 
 @pytest.fixture(scope="session")
-def flavour(request: pytest.FixtureRequest) -> Flavour:
-    """Return which kind of shim is tested under which release."""
+def flavour(request: pytest.FixtureRequest) -> Iterator[Flavour]:
+    """Return which kind of shim is tested under which release, and launch all shims on its path."""
     chosen: Flavour = request.param
-    return chosen
+    with launch_path(chosen.kind):
+        yield chosen
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +129,7 @@ def release(flavour: Flavour) -> Release:
 @pytest.fixture(scope="session")
 def shim_folder(flavour: Flavour, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder that holds the shim under test and nothing else of that name."""
-    if flavour.kind == "frozen":
+    if flavour.kind != "unfrozen":
         if not os.access(FROZEN, os.X_OK):
             pytest.fail(f"there is no dist/{SHIM}: build it with ./just build, or use --shim=unfrozen", pytrace=False)
         return FROZEN.parent

@@ -5,6 +5,7 @@ Each test runs in both ways of becoming a daemon (fork and re-exec), for each ki
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -73,6 +74,15 @@ def socket_inode(path: Path) -> str:
     return f"socket:[{inode}]"
 
 
+def members(group: int) -> list[int]:
+    """Return the pids of a process group."""
+    found = []
+    for each in processes():
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            found += [each.pid] if os.getpgid(each.pid) == group else []
+    return found
+
+
 # What `start` answers.
 
 
@@ -119,6 +129,7 @@ def test_every_containerd_gets_its_answer_to_the_byte(program: Path, spawn: str,
         folder = containerd.socket_dir if style in ("2.3", "2.4") else str(SOCKET_FOLDER)
         name = socket_name(containerd.grpc_address, containerd.namespace, "c1")
         address = f"unix://{folder}/{name}".encode()
+        containerd.bundle("c1").open_log()  # before there is a daemon, which may be there sooner than the second start
         answer = containerd.run_start("c1")
         shim = containerd.start("c1")
         pid = shim.probe()
@@ -204,7 +215,7 @@ def test_daemon_is_an_orphan_in_a_group_of_its_own(hand: Hand) -> None:
 
     assert daemon is not None
     # Its own pid when re-executed unfrozen or forked, else that of the frozen binary's loader, which is gone.
-    assert [pid] == [each.pid for each in processes() if os.getpgid(each.pid) == os.getpgid(pid)]
+    wait_until(lambda: members(os.getpgid(pid)) == [pid], "it is alone in its group")
     assert os.getsid(0) == os.getsid(pid)
     assert process.pid != daemon.parent
     wait_until(lambda: [each.pid for each in hand.processes()] == [pid], "only the daemon is left")
