@@ -30,7 +30,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define OFF_VARIABLE "CONTAINERD_SHIM_FASTPATH"
+#define SWITCH_VARIABLE "CONTAINERD_SHIM_FASTPATH"
 #define FOLDER_VARIABLE "CONTAINERD_SHIM_ZYGOTE_DIR"
 /* How long a zygote may take to accept.  One that is stopped, or has more to do than that, is done without. */
 #define PATIENCE_S 1
@@ -205,12 +205,12 @@ static void complain(const char *text) {
 }
 
 __attribute__((constructor)) static void fast_path(int argc, char **argv, char **envp) {
-    const char *wanted = variable(envp, OFF_VARIABLE);
+    const char *wanted = variable(envp, SWITCH_VARIABLE);
     struct sockaddr_un address;
     enum outcome outcome;
     int fd, code = 1;
 
-    if (getauxval(AT_SECURE) || (wanted != NULL && strcmp(wanted, "off") == 0) || !is_wanted(argc, argv) ||
+    if (getauxval(AT_SECURE) || wanted == NULL || strcmp(wanted, "on") != 0 || !is_wanted(argc, argv) ||
         is_steered(envp) || !zygote_address(envp, &address))
         return;
     fd = reach(&address);

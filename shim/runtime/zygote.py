@@ -3,7 +3,7 @@
 Rule: a cache.  Losing it at any moment, by any signal, costs time and nothing else, so it tells nobody of trouble: it
 ends, and the plain path serves.  One thread, no state of any container, nothing open but what it names.
 One for each binary, user, set of namespaces and parent (containerd): founded by a plain `start`, ended when it is idle,
-when containerd is, or when its binary or its socket is no longer there.  CONTAINERD_SHIM_FASTPATH=off is its switch.
+when containerd is, or when its binary or its socket is no longer there.  CONTAINERD_SHIM_FASTPATH=on switches it on.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def leave(shim: Shim, perform: Perform) -> None:
     `perform` does what a command line says and returns the exit code.  containerd waits for this process: so it only
     forks, and the fork finds out the rest.
     """
-    if os.environ.get(zygote_protocol.OFF_VARIABLE) == "off" or not _has_fastpath():
+    if os.environ.get(zygote_protocol.SWITCH_VARIABLE) != "on" or not _has_fastpath():
         return
     parent = process.invoker_pid()
     if parent <= 0:

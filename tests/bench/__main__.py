@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from shim.runtime.zygote_protocol import FOLDER_VARIABLE
+from shim.runtime.zygote_protocol import FOLDER_VARIABLE, SWITCH_VARIABLE
 from shim.testing import releases, sweep
 from shim.testing.containerd import GO_RUNTIME, RUNTIME, CommandError, Containerd
 from shim.testing.image import ImageError
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sides = [Side("Go", GO_RUNTIME, release.go_shim), Side("ours", RUNTIME, ours)]
         # Zygotes of its own, so that all of them are known and none is left.
         zygotes = Path(tempfile.mkdtemp(prefix="zb-", dir="/tmp"))
-        environment = {FOLDER_VARIABLE: str(zygotes / "containerd")}
+        environment = {FOLDER_VARIABLE: str(zygotes / "containerd"), SWITCH_VARIABLE: "on"}
         containerd = Containerd(release, [options.ours], environment=environment)
         try:
             with sweep.interruptible(), containerd:

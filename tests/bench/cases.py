@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from shim.runtime.zygote_protocol import OFF_VARIABLE
+from shim.runtime.zygote_protocol import SWITCH_VARIABLE
 from shim.testing.containerd import RUNTIME, Containerd
 from shim.testing.leftovers import processes, runs_shim
 from tests.bench.launch import Launcher
@@ -106,7 +106,7 @@ class Bench:
 
     def launch_plainly(self, side: Side) -> Mapping[str, float]:
         """`start` where there is no zygote: what the first one after a reboot takes."""
-        return {"start-plain": self._launcher.launch(side.shim, {OFF_VARIABLE: "off"}).start_ms}
+        return {"start-plain": self._launcher.launch(side.shim, {SWITCH_VARIABLE: "off"}).start_ms}
 
     def delete(self, side: Side) -> Mapping[str, float]:
         """`delete`, as containerd does it after every task."""

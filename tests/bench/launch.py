@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from shim.runtime.zygote_protocol import FOLDER_VARIABLE
+from shim.runtime.zygote_protocol import FOLDER_VARIABLE, SWITCH_VARIABLE
 from shim.testing.containerd import Containerd
 
 # A google.protobuf.Any with the type of the runc options and no value, which is what `ctr run` makes 1.6 send.
@@ -47,7 +47,7 @@ class Launcher:
 
     def version(self, shim: Path) -> float:
         """Do `-v`, and return the milliseconds it took."""
-        environment = {**os.environ, FOLDER_VARIABLE: str(self._zygotes)}
+        environment = {**os.environ, FOLDER_VARIABLE: str(self._zygotes), SWITCH_VARIABLE: "on"}
         began = time.perf_counter()
         subprocess.run([shim, "-v"], check=True, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         return (time.perf_counter() - began) * 1e3
@@ -110,6 +110,7 @@ class Launcher:
             "TMPDIR": str(containerd.tmp),
             "TTRPC_ADDRESS": f"{containerd.address}.ttrpc",
             FOLDER_VARIABLE: str(self._zygotes),
+            SWITCH_VARIABLE: "on",
             **extra,
         }
         with subprocess.Popen(

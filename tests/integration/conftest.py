@@ -26,7 +26,7 @@ from shim.testing.containerd import Containerd
 from shim.testing.events import EventLog
 from shim.testing.releases import Release, ReleaseError
 from tests.integration.client import Fifo, Guests, TaskClient, shim_address, wait_until
-from tests.integration.paths import KINDS, launch_path
+from tests.integration.paths import DEFAULT_KINDS, KINDS, launch_path
 
 __all__ = ["KINDS", "Flavour", "TaskClient", "shim_address", "wait_until"]
 
@@ -58,14 +58,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--containerd", default="1.6", help="releases to test under: 1.6, 1.7, 2.1, all, a folder, or 1.6,2.1"
     )
-    group.addoption("--shim", default=",".join(KINDS), help="kinds of shim to test: " + ", ".join(KINDS))
+    group.addoption("--shim", default=",".join(DEFAULT_KINDS), help="kinds of shim to test: " + ", ".join(KINDS))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test that uses a containerd once for each flavour."""
     if "flavour" in metafunc.fixturenames:
         config = metafunc.config
-        chosen = flavours(config.getoption("containerd", "1.6"), config.getoption("shim", ",".join(KINDS)))
+        chosen = flavours(config.getoption("containerd", "1.6"), config.getoption("shim", ",".join(DEFAULT_KINDS)))
         metafunc.parametrize("flavour", chosen, indirect=True, ids=str, scope="session")
 
 

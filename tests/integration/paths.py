@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from shim.runtime.zygote_protocol import FOLDER_VARIABLE, IDLE_VARIABLE, OFF_VARIABLE
+from shim.runtime.zygote_protocol import FOLDER_VARIABLE, IDLE_VARIABLE, SWITCH_VARIABLE
 from tests.integration.client import wait_until
 
 KINDS: Final = ("frozen", "unfrozen", "zygote")
+DEFAULT_KINDS: Final = ("frozen", "unfrozen")  # the fast path is off unless an operator switches it on
 # Longer than any test: none may depend on when a zygote ends by itself.
 _IDLE_S: Final = "3600"
 
@@ -30,7 +31,11 @@ def launch_path(kind: str) -> Iterator[Path]:
     """Let shims be launched on the path of a kind; return the folder of its zygotes, empty unless that is `zygote`."""
     # Short, since a socket's path has to be.
     folder = Path(tempfile.mkdtemp(prefix="z-", dir="/tmp"))
-    wanted = {FOLDER_VARIABLE: str(folder), IDLE_VARIABLE: _IDLE_S, OFF_VARIABLE: "on" if kind == "zygote" else "off"}
+    wanted = {
+        FOLDER_VARIABLE: str(folder),
+        IDLE_VARIABLE: _IDLE_S,
+        SWITCH_VARIABLE: "on" if kind == "zygote" else "off",
+    }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:

@@ -18,7 +18,7 @@ from typing import Final
 import pytest
 
 from shim.host import identity
-from shim.runtime.zygote_protocol import FOLDER_VARIABLE, socket_name
+from shim.runtime.zygote_protocol import FOLDER_VARIABLE, SWITCH_VARIABLE, socket_name
 from tests.integration.conftest import PROJECT
 
 SOURCE: Final = PROJECT / "build/fastpath/fastpath.c"
@@ -141,7 +141,7 @@ def run(
     """Run the program to its end."""
     done = subprocess.run(
         [*wrapper, str(program), *words],
-        env={"PATH": os.environ["PATH"], FOLDER_VARIABLE: str(folder), **(environment or {})},
+        env={"PATH": os.environ["PATH"], FOLDER_VARIABLE: str(folder), SWITCH_VARIABLE: "on", **(environment or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         user=user,

@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from shim.runtime.zygote_protocol import FOLDER_VARIABLE
+from shim.runtime.zygote_protocol import FOLDER_VARIABLE, SWITCH_VARIABLE
 from tests.integration import scripted
 from tests.integration.client import wait_until
 from tests.integration.scripted import (
@@ -58,7 +58,7 @@ def test_order_is_one_byte_and_four_descriptors(program: Path, folder: Path, tmp
         child = subprocess.Popen(
             [program, *START],
             cwd=tmp_path,
-            env={FOLDER_VARIABLE: str(folder)},
+            env={FOLDER_VARIABLE: str(folder), SWITCH_VARIABLE: "on"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

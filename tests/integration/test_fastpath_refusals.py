@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shim.host import identity
-from shim.runtime.zygote_protocol import OFF_VARIABLE, socket_name
+from shim.runtime.zygote_protocol import SWITCH_VARIABLE, socket_name
 from tests.integration import scripted
 from tests.integration.client import wait_until
 from tests.integration.scripted import (
@@ -53,7 +53,7 @@ def test_other_actions_are_not_asked(program: Path, folder: Path, words: tuple[s
 @pytest.mark.parametrize(
     "variable",
     [
-        f"{OFF_VARIABLE}=off",
+        f"{SWITCH_VARIABLE}=off",
         "_PYI_ARCHIVE_FILE=/x",
         "_PYI_PARENT_PROCESS_LEVEL=1",
         "PYINSTALLER_RESET_ENVIRONMENT=1",
@@ -71,10 +71,11 @@ def test_variables_that_steer_an_exec_are_not_passed_over(program: Path, folder:
         assert_not_asked(zygote, run(program, folder, *START, environment={name: value}))
 
 
-def test_switch_has_one_value(program: Path, folder: Path) -> None:
-    """Only `off` is off."""
-    with Zygote(socket_path(folder, program), says(b"A", b"X\0")):
-        assert (0, b"", b"") == run(program, folder, *START, environment={OFF_VARIABLE: "on"})
+@pytest.mark.parametrize("value", ["", "1", "ON", "on ", "yes"])
+def test_switch_has_one_value(program: Path, folder: Path, value: str) -> None:
+    """Only `on` is on."""
+    with Zygote(socket_path(folder, program), says(b"A", b"X\0")) as zygote:
+        assert_not_asked(zygote, run(program, folder, *START, environment={SWITCH_VARIABLE: value}))
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701, 0o600, 0o1700])

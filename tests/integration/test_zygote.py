@@ -20,7 +20,7 @@ from typing import Final
 import pytest
 
 from shim.host import identity
-from shim.runtime.zygote_protocol import FOLDER_VARIABLE, IDLE_VARIABLE, OFF_VARIABLE
+from shim.runtime.zygote_protocol import FOLDER_VARIABLE, IDLE_VARIABLE, SWITCH_VARIABLE
 from shim.testing.containerd import Containerd
 from shim.testing.leftovers import Process, processes, read_process
 from tests.integration.byhand import Hand, find_program, finish, wait_gone, warm
@@ -119,7 +119,9 @@ def test_daemon_is_what_an_exec_would_have_left(hand: Hand, zygote: int) -> None
     """All that /proc tells of it is the same as of a daemon from the plain path, down to signals and descriptors."""
     found = []
     for container, switch in (("c1", "on"), ("c2", "off")):
-        done = hand.start(container, environment={OFF_VARIABLE: switch, "MARK": "x=y", "TZ": "Asia/Tokyo"}, umask=0o027)
+        done = hand.start(
+            container, environment={SWITCH_VARIABLE: switch, "MARK": "x=y", "TZ": "Asia/Tokyo"}, umask=0o027
+        )
 
         assert (0, b"") == (done.returncode, done.stderr)
         pid = hand.client(container).connect().shim_pid
@@ -128,7 +130,7 @@ def test_daemon_is_what_an_exec_would_have_left(hand: Hand, zygote: int) -> None
         shown = facts["environment"]
 
         assert isinstance(shown, dict)
-        assert switch == shown.pop(OFF_VARIABLE)
+        assert switch == shown.pop(SWITCH_VARIABLE)
         assert ("x=y", "Asia/Tokyo") == (shown["MARK"], shown["TZ"])
         found.append(facts)
 
@@ -155,7 +157,7 @@ def test_actions_answer_alike_on_both_paths(hand: Hand, zygote: int) -> None:
     versions = {hand.run("-v").stdout}
     deleted = {hand.delete("c1").exit_status}
     wait_until(lambda: len(family(Path(os.environ[FOLDER_VARIABLE]))) == 2, "one zygote and one spare")
-    os.environ[OFF_VARIABLE] = "off"
+    os.environ[SWITCH_VARIABLE] = "off"
 
     assert {hand.run("-v").stdout} == versions
     assert {hand.delete("c2").exit_status} == deleted
@@ -166,7 +168,7 @@ def test_failure_is_told_alike_on_both_paths(hand: Hand, zygote: int) -> None:
     (hand.bundle("c1") / "config.json").write_text("{")
     results = []
     for switch in ("on", "off"):
-        done = hand.start("c1", environment={OFF_VARIABLE: switch})
+        done = hand.start("c1", environment={SWITCH_VARIABLE: switch})
         results.append((done.returncode, done.stdout, done.stderr))
 
     assert 1 == results[0][0]

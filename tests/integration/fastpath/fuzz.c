@@ -54,7 +54,7 @@ static void check_words(void) {
     struct sockaddr_un address;
 
     for (int i = 0; i < argc; i++) {
-        static const char *const known[] = {"start", "-v", "_PYI_", "LD_X=", FOLDER_VARIABLE "=", OFF_VARIABLE "=off"};
+        static const char *const known[] = {"start", "-v", "_PYI_", "LD_X=", FOLDER_VARIABLE "=", SWITCH_VARIABLE "=on"};
         snprintf(words[i], sizeof words[i], "%.*s", (int)random_below(40), known[random_below(6)]);
         if (random_below(2))
             words[i][random_below(30)] = (char)random_below(256);
@@ -63,7 +63,7 @@ static void check_words(void) {
     }
     is_wanted(argc, argv);
     is_steered(argv);
-    variable(argv, OFF_VARIABLE);
+    variable(argv, SWITCH_VARIABLE);
     zygote_address(argv, &address);
 }
 
