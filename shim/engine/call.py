@@ -42,19 +42,28 @@ class Ended(NamedTuple):
     is_late: bool = False
 
 
-def run_attached(reaper: Spawner, argv: list[str], fds: ChildFds, *, limit_s: float | None = None) -> Ended:
-    """Run a program on these descriptors; with `limit_s` it is killed after so many seconds.
+def run_attached(
+    reaper: Spawner, argv: list[str], fds: ChildFds, *, limit_s: float | None = None, folder: str | None = None
+) -> Ended:
+    """Run a program on these descriptors, in `folder`; with `limit_s` it is killed after so many seconds.
 
     Raises:
         OSError: It cannot be started.
     """
     deadline = _deadline(limit_s)
-    child = reaper.spawn(argv, stdin=fds.stdin, stdout=fds.stdout, stderr=fds.stderr)
+    child = reaper.spawn(argv, stdin=fds.stdin, stdout=fds.stdout, stderr=fds.stderr, folder=folder)
     return _end(child, deadline, "")
 
 
-def run_captured(reaper: Spawner, argv: list[str], data: bytes | None = None, *, limit_s: float | None = None) -> Ended:
-    """Run a program, feed it `data`, and return its status and what it wrote on both outputs.
+def run_captured(
+    reaper: Spawner,
+    argv: list[str],
+    data: bytes | None = None,
+    *,
+    limit_s: float | None = None,
+    folder: str | None = None,
+) -> Ended:
+    """Run a program in `folder`, feed it `data`, and return its status and what it wrote on both outputs.
 
     With `limit_s` it is killed after so many seconds.
 
@@ -68,7 +77,7 @@ def run_captured(reaper: Spawner, argv: list[str], data: bytes | None = None, *,
         if data is not None:
             stdin = _memory_file(data)
         try:
-            child = reaper.spawn(argv, stdin=stdin, stdout=write_end, stderr=write_end)
+            child = reaper.spawn(argv, stdin=stdin, stdout=write_end, stderr=write_end, folder=folder)
         finally:
             os.close(write_end)
             if stdin is not None:

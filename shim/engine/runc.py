@@ -266,10 +266,12 @@ class Runc(NamedTuple):
             limit_s, what = max(0.0, deadline - time.monotonic()), ", the deadline of its caller,"
         argv = global_arguments(self.binary, self.root, self.namespace, self.log, systemd_cgroup=self.systemd_cgroup)
         argv += words
+        # Wrappers around runtimes read config.json and init.pid where they are started.  A bundle may be gone by then.
+        folder = self.bundle if os.path.isdir(self.bundle) else None
         if fds is not None:
-            ended = run_attached(self.reaper, argv, fds, limit_s=limit_s)
+            ended = run_attached(self.reaper, argv, fds, limit_s=limit_s, folder=folder)
         else:
-            ended = run_captured(self.reaper, argv, data, limit_s=limit_s)
+            ended = run_captured(self.reaper, argv, data, limit_s=limit_s, folder=folder)
         if ended.is_late:
             raise EngineTimeoutError(
                 f"{self.binary} {words[0]} of container {self.container_id} "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 # What PyInstaller's bootloader sets for itself, and what must not change the meaning of an engine's own start.
@@ -125,15 +125,16 @@ def spawn(
     new_group: bool = False,
     new_session: bool = False,
     blocked: Collection[int] = (),
+    folder: str | None = None,
 ) -> int:
     """Start `file` and return its pid; somebody must reap it.
 
     A descriptor left None is /dev/null.  `pass_fds` maps a number in the child to a descriptor of ours; the numbers
     must be above 2, and none of them may be among ours that are still to be passed.  Signals that are `blocked` wait
-    until the child wants them; its other signals are as the system has them.
+    until the child wants them; its other signals are as the system has them.  It works in `folder`, else where we do.
 
     Raises:
-        OSError: The file cannot be run; errno says why.
+        OSError: The file cannot be run, or there is no such folder; errno says why.
     """
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
     for target, source in enumerate((stdin, stdout, stderr)):
@@ -147,8 +148,26 @@ def spawn(
         os.posix_spawn, file, list(argv), dict(env), file_actions=actions, setsigmask=blocked, setsigdef=_DEFAULTS
     )
     if new_session:
-        return call(setsid=True)
-    return call(setpgroup=0) if new_group else call()
+        call = partial(call, setsid=True)
+    elif new_group:
+        call = partial(call, setpgroup=0)
+    return call() if folder is None else _call_in(folder, call)
+
+
+def _call_in(folder: str, call: Callable[[], int]) -> int:
+    """Call with another working directory, which posix_spawn has no way to ask for; other threads keep theirs."""
+    from shim.host import libc
+
+    libc.unshare(libc.CLONE_FS)
+    before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.chdir(folder)
+        try:
+            return call()
+        finally:
+            os.fchdir(before)
+    finally:
+        os.close(before)
 
 
 def find_by_arguments(*words: str) -> list[int]:

@@ -121,8 +121,9 @@ class Reaper:
         stderr: int | None = None,
         pass_fds: Mapping[int, int] | None = None,
         new_session: bool = False,
+        folder: str | None = None,
     ) -> Child:
-        """Start a program found on PATH; descriptors left None are /dev/null, `pass_fds` is as in `process.spawn`.
+        """Start a program found on PATH; descriptors left None are /dev/null, the rest is as in `process.spawn`.
 
         Raises:
             OSError: It cannot be started; FileNotFoundError when it is not on PATH.
@@ -140,6 +141,7 @@ class Reaper:
                 stderr=stderr,
                 pass_fds=pass_fds,
                 new_session=new_session,
+                folder=folder,
             )
             self._children[child.pid] = child
         return child
@@ -217,11 +219,14 @@ class ForegroundReaper:
         stdout: int | None = None,
         stderr: int | None = None,
         pass_fds: Mapping[int, int] | None = None,
+        folder: str | None = None,
     ) -> ForegroundChild:
         """Start a program found on PATH; as `Reaper.spawn`."""
         file = _find(argv[0])
         environment = process.child_env() if env is None else env
-        pid = process.spawn(file, argv, environment, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds)
+        pid = process.spawn(
+            file, argv, environment, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds, folder=folder
+        )
         return ForegroundChild(pid)
 
 

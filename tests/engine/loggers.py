@@ -31,9 +31,12 @@ class OwnReaper(Reaper):
         stderr: int | None = None,
         pass_fds: Mapping[int, int] | None = None,
         new_session: bool = False,
+        folder: str | None = None,
     ) -> Child:
         """Start a program."""
-        child = super().spawn(argv, env=env, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds)
+        child = super().spawn(
+            argv, env=env, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds, folder=folder
+        )
         self.spawned.append(child)
         threading.Thread(target=self._wait, args=(child,)).start()
         return child

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,33 @@ def end(runc: Runc) -> None:
 def globals_of(runc: Runc) -> list[str]:
     """Return the words that every call begins with."""
     return ["--root", f"{runc.root}/ns", "--log", f"{runc.bundle}/log.json", "--log-format", "json"]
+
+
+def test_every_call_works_in_the_bundle(runc: Runc, fake: FakeRunc, tmp_path: Path) -> None:
+    """Where a wrapper around runc finds config.json, as under Go's shim; the shim's own folder stays."""
+    before = os.getcwd()
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text(f'#!/bin/sh\npwd >>"{tmp_path}/folders"\nexec "{fake.path}" "$@"\n')
+    wrapper.chmod(0o755)
+    runc = runc._replace(binary=str(wrapper))
+    create(runc)
+    runc.start()
+    runc.exec(b"{}", f"{runc.bundle}/e1.pid", ChildFds(), None)
+    runc.processes()
+    runc.kill(0)
+    end(runc)
+
+    assert [runc.bundle] * 6 == (tmp_path / "folders").read_text().split()
+    assert before == os.getcwd()
+
+
+def test_call_is_made_when_the_bundle_is_gone(runc: Runc, fake: FakeRunc, tmp_path: Path) -> None:
+    """A container outlives its bundle, and must still end."""
+    create(runc)
+    shutil.rmtree(runc.bundle)
+    end(runc)
+
+    assert not (tmp_path / "root" / "ns" / "c1").exists()
 
 
 def test_every_call_has_its_words(runc: Runc, fake: FakeRunc, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ class FakeReaper(Reaper):
         stderr: int | None = None,
         pass_fds: Mapping[int, int] | None = None,
         new_session: bool = False,
+        folder: str | None = None,
     ) -> Child:
         """Note the call behind runc's globals, write a pid file if it wants one, and return a child that has ended."""
         words = argv[7:]
