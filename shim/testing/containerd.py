@@ -32,6 +32,9 @@ __all__ = ["GO_RUNTIME", "RUNTIME", "CommandError", "Containerd", "Result", "Tas
 RUNTIME: Final = "io.containerd.pyrunc.v1"
 GO_RUNTIME: Final = "io.containerd.runc.v2"
 
+# Whose name is not ours to choose: another containerd's pods are in cgroups and folders of that name too.
+SHARED_NAMESPACES: Final = frozenset({"k8s.io"})
+
 Result = subprocess.CompletedProcess[str]
 
 
@@ -288,7 +291,8 @@ class Containerd(Daemon):
             own.append(self._process.pid)
         return Scope(
             shims=self._shim_names(),
-            namespaces=tuple(sorted(self._namespaces)),
+            namespaces=tuple(sorted(self._namespaces - SHARED_NAMESPACES)),
+            shared_namespaces=tuple(sorted(self._namespaces & SHARED_NAMESPACES)),
             folders=(self.folder,),
             addresses=(self.address,),
             containers=tuple(sorted(self._names)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import stat
@@ -34,13 +35,16 @@ class Scope:
     """What belongs to us.
 
     `folders` are containerd's temporary roots, `addresses` the `-address` of its shims, `namespaces` its namespaces
-    (their names must be ours alone, since cgroups and engine state are named after them), `containers` its container
-    ids and group names, `shims` the names of shim executables. `private_temp` are folders in which everything counts,
-    `shared_temp` folders in which only the known prefixes count. `ignored_pids` never count.
+    (their names must be ours alone, since cgroups and engine state are named after them), `shared_namespaces` those
+    whose names others use too (CRI's is always `k8s.io`): of what is named after them only our `containers`' counts.
+    `containers` are container ids and group names, `shims` the names of shim executables. `private_temp` are folders
+    in which everything counts, `shared_temp` folders in which only the known prefixes count. `ignored_pids` never
+    count.
     """
 
     shims: tuple[str, ...] = ()
     namespaces: tuple[str, ...] = ()
+    shared_namespaces: tuple[str, ...] = ()
     folders: tuple[Path, ...] = ()
     addresses: tuple[str, ...] = ()
     containers: tuple[str, ...] = ()
@@ -53,7 +57,7 @@ class Scope:
         return {
             socket_name(address, namespace, container)
             for address in self.addresses
-            for namespace in self.namespaces
+            for namespace in (*self.namespaces, *self.shared_namespaces)
             for container in self.containers
         }
 
@@ -102,9 +106,8 @@ class Leftovers:
                 found["mount", number, mount_point] = f"mount {mount_point} (from {source})"
         # Version 1 has the same cgroup once in each hierarchy: one line is enough.
         hierarchies: dict[str, list[str]] = {}
-        for root, cgroup in cgroups(self.scope.namespaces):
-            for path in (path for path in _children(cgroup) if path.is_dir()):
-                hierarchies.setdefault(str(path.relative_to(root)), []).append(root.name)
+        for root, cgroup in container_cgroups(self.scope):
+            hierarchies.setdefault(str(cgroup.relative_to(root)), []).append(root.name)
         for name, roots in hierarchies.items():
             found["cgroup", name] = f"cgroup /{name} ({' '.join(sorted(roots))})"
         for path in self._paths():
@@ -119,8 +122,8 @@ class Leftovers:
         expected = scope.socket_names()
         # A lock or a half-made socket has the same name with something before or after it.
         yield from (path for path in _children(SOCKET_FOLDER) if path.name.strip(".").partition(".")[0] in expected)
-        for namespace in scope.namespaces:
-            yield from _children(ENGINE_STATE / namespace)
+        yield from engine_states(scope)
+        for namespace in (*scope.namespaces, *scope.shared_namespaces):
             for folder in scope.folders:
                 yield from folder.glob(f"*/io.containerd.runtime.v2.task/{namespace}/*")
         for folder in scope.private_temp:
@@ -184,7 +187,7 @@ def _belongs(process: Process, scope: Scope) -> bool:
     for word in process.arguments:
         if any(_contains(word, marker) for marker in markers) or not set(word.split("/")).isdisjoint(scope.namespaces):
             return True
-    if in_cgroup(process.pid, scope.namespaces):
+    if in_cgroup(process.pid, scope):
         return True
     if not runs_shim(process, scope.shims):
         return False
@@ -201,13 +204,23 @@ def runs_shim(process: Process, shims: tuple[str, ...]) -> bool:
     return not names.isdisjoint(shims)
 
 
-def in_cgroup(pid: int, namespaces: tuple[str, ...]) -> bool:
-    """Say whether the process is in a cgroup below one named after a containerd namespace."""
+def in_cgroup(pid: int, scope: Scope) -> bool:
+    """Say whether the process is in a cgroup below one named after a namespace, or a container's in a shared one."""
     for line in _read(f"/proc/{pid}/cgroup").splitlines():
         parts = line.rpartition(":")[2].split("/")
-        if not set(parts).isdisjoint(namespaces):
+        pairs = itertools.pairwise(parts)
+        if not set(parts).isdisjoint(scope.namespaces) or any(
+            parent in scope.shared_namespaces and name in scope.containers for parent, name in pairs
+        ):
             return True
     return False
+
+
+def engine_states(scope: Scope) -> list[Path]:
+    """Return the folders in which runc keeps what it knows of our containers."""
+    shared = [ENGINE_STATE / namespace / name for namespace in scope.shared_namespaces for name in scope.containers]
+    own = [path for namespace in scope.namespaces for path in _children(ENGINE_STATE / namespace)]
+    return own + [path for path in shared if path.is_dir()]
 
 
 def mounts() -> list[tuple[str, str, str]]:
@@ -236,6 +249,13 @@ def cgroups(namespaces: tuple[str, ...]) -> list[tuple[Path, Path]]:
         for name in names
         if name in namespaces
     ]
+
+
+def container_cgroups(scope: Scope) -> list[tuple[Path, Path]]:
+    """Return hierarchy and folder of each cgroup that is one of our containers'."""
+    own = [(root, path) for root, cgroup in cgroups(scope.namespaces) for path in _children(cgroup)]
+    shared = [(root, cgroup / name) for root, cgroup in cgroups(scope.shared_namespaces) for name in scope.containers]
+    return [(root, path) for root, path in own + shared if path.is_dir()]
 
 
 def _below(path: str, folder: Path) -> bool:

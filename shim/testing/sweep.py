@@ -18,7 +18,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
-from shim.testing.leftovers import ENGINE_STATE, SOCKET_FOLDER, Scope, cgroups, mounts, processes_of
+from shim.testing.leftovers import (
+    ENGINE_STATE,
+    SOCKET_FOLDER,
+    Scope,
+    cgroups,
+    container_cgroups,
+    engine_states,
+    mounts,
+    processes_of,
+)
 
 # Where `ctr` makes its fifos unless told otherwise.
 FIFO_FOLDER: Final = Path("/run/containerd/fifo")
@@ -29,9 +38,9 @@ def remove(scope: Scope, timeout_s: float = 10.0) -> None:
     _kill(scope, timeout_s)
     for folder in scope.folders:
         unmount_below(folder)
-    for namespace in scope.namespaces:
-        shutil.rmtree(ENGINE_STATE / namespace, ignore_errors=True)
-    for _, cgroup in cgroups(scope.namespaces):
+    for folder in [*engine_states(scope), *(ENGINE_STATE / namespace for namespace in scope.namespaces)]:
+        shutil.rmtree(folder, ignore_errors=True)
+    for _, cgroup in container_cgroups(scope) + cgroups(scope.namespaces):
         for path, _, _ in os.walk(cgroup, topdown=False):
             with contextlib.suppress(OSError):
                 os.rmdir(path)
@@ -131,7 +140,7 @@ def _kill(scope: Scope, timeout_s: float) -> None:
 
 def _thaw(scope: Scope) -> None:
     # A frozen process dies of SIGKILL only once it is thawed (cgroup v1; version 2 kills it as it is).
-    for _, cgroup in cgroups(scope.namespaces):
+    for _, cgroup in container_cgroups(scope):
         for state in cgroup.rglob("freezer.state"):
             with contextlib.suppress(OSError):
                 state.write_text("THAWED")

@@ -1,0 +1,232 @@
+"""containerd's CRI with pyrunc as its runtime, and what a kubelet says to it.
+
+Rule: pods use the host's network, a pause image of our own and a cgroup named after the containerd's own namespace, so
+no CNI, no network and no other containerd is touched.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+from google.protobuf.message import Message
+
+from shim.testing import image
+from shim.testing.containerd import Containerd
+from tests.protos import cri_pb2 as cri
+
+NAMESPACE: Final = "k8s.io"  # containerd's own for all that CRI makes
+PAUSE: Final = "docker.io/library/pause:test"
+HANDLER: Final = "pyrunc"
+CONFIGURED: Final = "configured"  # the same runtime with options of its own
+
+_SERVICE: Final = "/runtime.v1.RuntimeService/"
+_LIMIT_S: Final = 60.0
+_PLUGINS: Final = {
+    1: ("io.containerd.grpc.v1.cri",),
+    2: (
+        "io.containerd.cri.v1.images",
+        "io.containerd.cri.v1.runtime",
+        "io.containerd.grpc.v1.cri",
+        "io.containerd.nri.v1.nri",
+    ),
+}
+
+ResponseT = TypeVar("ResponseT", bound=Message)
+
+
+class CriContainerd(Containerd):
+    """A containerd that serves CRI, with the runtime under test as the default handler."""
+
+    @property
+    def engine_root(self) -> Path:
+        """Where the runtime of the handler with options keeps its state."""
+        return self.folder / "engine"
+
+    def import_pause(self) -> None:
+        """Import the one image that all pods and containers here are made from."""
+        archive = image.write_image(self.folder / "pause.tar", name=PAUSE, command=("sleep", "100000"))
+        self.import_image(PAUSE, NAMESPACE, archive)
+
+    def _config(self) -> str:
+        lines = super()._config().splitlines()
+        place = next(place for place, line in enumerate(lines) if line.startswith("disabled_plugins"))
+        names = json.loads(lines[place].partition("=")[2])
+        enabled = _PLUGINS[self.release.major]
+        lines[place] = f"disabled_plugins = {json.dumps([name for name in names if name not in enabled])}"
+        options = self.folder / "options.toml"
+        options.write_text(f"Root = '{self.engine_root}'\n")
+        tables = self._old_tables() if self.release.major == 1 else self._new_tables()
+        return "\n".join([*lines, *tables, ""])
+
+    def _old_tables(self) -> list[str]:
+        plugin = "plugins.'io.containerd.grpc.v1.cri'"
+        return [
+            f"[{plugin}]",
+            f"sandbox_image = '{PAUSE}'",
+            "restrict_oom_score_adj = true",  # not every test machine may lower it
+            f"[{plugin}.containerd]",
+            f"snapshotter = '{self.snapshotter}'",
+            f"default_runtime_name = '{HANDLER}'",
+            *self._handlers(plugin),
+            f"[{plugin}.cni]",
+            f"conf_dir = '{self.folder}/cni'",
+            f"bin_dir = '{self.folder}/cni/bin'",
+        ]
+
+    def _new_tables(self) -> list[str]:
+        plugin, images = "plugins.'io.containerd.cri.v1.runtime'", "plugins.'io.containerd.cri.v1.images'"
+        return [
+            "[plugins.'io.containerd.nri.v1.nri']",  # has to be there for CRI, but may do nothing
+            "disable = true",
+            f"[{images}]",
+            f"snapshotter = '{self.snapshotter}'",
+            f"[{images}.pinned_images]",
+            f"sandbox = '{PAUSE}'",
+            f"[{plugin}]",
+            "restrict_oom_score_adj = true",
+            f"[{plugin}.containerd]",
+            f"default_runtime_name = '{HANDLER}'",
+            *self._handlers(plugin),
+            f"[{plugin}.cni]",
+            f"conf_dir = '{self.folder}/cni'",
+            f"bin_dirs = ['{self.folder}/cni/bin']",
+        ]
+
+    def _handlers(self, plugin: str) -> list[str]:
+        return [
+            f"[{plugin}.containerd.runtimes.{HANDLER}]",
+            f"runtime_type = '{self.runtime}'",
+            f"[{plugin}.containerd.runtimes.{CONFIGURED}]",
+            f"runtime_type = '{self.runtime}'",
+            f"[{plugin}.containerd.runtimes.{CONFIGURED}.options]",
+            f"ConfigPath = '{self.folder}/options.toml'",
+        ]
+
+
+class Kubelet:
+    """Calls CRI; a context manager that closes the connection.  Each call raises what gRPC does."""
+
+    def __init__(self, containerd: CriContainerd) -> None:
+        # The generator of our modules brings grpc along, which has no types.
+        self._channel = importlib.import_module("grpc").insecure_channel(f"unix://{containerd.address}")
+        self._containerd = containerd
+        self._pods: dict[str, cri.PodSandboxConfig] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channel.close()
+
+    def pods(self) -> list[str]:
+        """Return the ids of the pods that were started here and not removed yet."""
+        return list(self._pods)
+
+    def run_pod(self, name: str, handler: str = "") -> str:
+        """Start a pod and return its id."""
+        host_network = cri.LinuxSandboxSecurityContext(namespace_options=cri.NamespaceOption(network=cri.NODE))
+        config = cri.PodSandboxConfig(
+            metadata=cri.PodSandboxMetadata(name=name, uid=name, namespace="default"),
+            log_directory=str(self._containerd.folder / "logs" / name),
+            linux=cri.LinuxPodSandboxConfig(
+                cgroup_parent=f"/{self._containerd.namespace}", security_context=host_network
+            ),
+        )
+        request = cri.RunPodSandboxRequest(config=config, runtime_handler=handler)
+        pod = self._call("RunPodSandbox", request, cri.RunPodSandboxResponse).pod_sandbox_id
+        self._containerd.remember(pod, namespace=NAMESPACE)
+        self._pods[pod] = config
+        return pod
+
+    def pod_status(self, pod: str) -> cri.PodSandboxStatus:
+        """Say how a pod is."""
+        request = cri.PodSandboxStatusRequest(pod_sandbox_id=pod)
+        return self._call("PodSandboxStatus", request, cri.PodSandboxStatusResponse).status
+
+    def stop_pod(self, pod: str) -> None:
+        """Stop a pod and its containers."""
+        self._call("StopPodSandbox", cri.StopPodSandboxRequest(pod_sandbox_id=pod), cri.StopPodSandboxResponse)
+
+    def remove_pod(self, pod: str) -> None:
+        """Remove a pod with its containers."""
+        self._call("RemovePodSandbox", cri.RemovePodSandboxRequest(pod_sandbox_id=pod), cri.RemovePodSandboxResponse)
+        del self._pods[pod]
+
+    def create(self, pod: str, name: str, *command: str, memory: int = 0) -> str:
+        """Create a container in a pod and return its id; it may have `memory` bytes, if that is given."""
+        config = cri.ContainerConfig(
+            metadata=cri.ContainerMetadata(name=name),
+            image=cri.ImageSpec(image=PAUSE),
+            command=command,
+            log_path=f"{name}.log",
+            linux=cri.LinuxContainerConfig(resources=cri.LinuxContainerResources(memory_limit_in_bytes=memory)),
+        )
+        request = cri.CreateContainerRequest(pod_sandbox_id=pod, config=config, sandbox_config=self._pods[pod])
+        container = self._call("CreateContainer", request, cri.CreateContainerResponse).container_id
+        self._containerd.remember(container, namespace=NAMESPACE)
+        return container
+
+    def start(self, container: str) -> None:
+        """Start a created container."""
+        self._call("StartContainer", cri.StartContainerRequest(container_id=container), cri.StartContainerResponse)
+
+    def run(self, pod: str, name: str, *command: str, memory: int = 0) -> str:
+        """Create and start a container, and return its id."""
+        container = self.create(pod, name, *command, memory=memory)
+        self.start(container)
+        return container
+
+    def status(self, container: str) -> cri.ContainerStatus:
+        """Say how a container is."""
+        request = cri.ContainerStatusRequest(container_id=container)
+        return self._call("ContainerStatus", request, cri.ContainerStatusResponse).status
+
+    def stop(self, container: str, grace_s: int = 0) -> None:
+        """Stop a container: SIGTERM, and SIGKILL after `grace_s`."""
+        request = cri.StopContainerRequest(container_id=container, timeout=grace_s)
+        self._call("StopContainer", request, cri.StopContainerResponse)
+
+    def remove(self, container: str) -> None:
+        """Remove a container."""
+        self._call("RemoveContainer", cri.RemoveContainerRequest(container_id=container), cri.RemoveContainerResponse)
+
+    def exec(self, container: str, *command: str, timeout_s: int = 0) -> cri.ExecSyncResponse:
+        """Run a command in a container to its end; 0 is no limit."""
+        request = cri.ExecSyncRequest(container_id=container, cmd=command, timeout=timeout_s)
+        return self._call("ExecSync", request, cri.ExecSyncResponse)
+
+    def update(self, container: str, memory: int) -> None:
+        """Give a container another limit of memory."""
+        resources = cri.LinuxContainerResources(memory_limit_in_bytes=memory)
+        request = cri.UpdateContainerResourcesRequest(container_id=container, linux=resources)
+        self._call("UpdateContainerResources", request, cri.UpdateContainerResourcesResponse)
+
+    def stats(self, container: str) -> cri.ContainerStats:
+        """Return what a container uses."""
+        request = cri.ContainerStatsRequest(container_id=container)
+        return self._call("ContainerStats", request, cri.ContainerStatsResponse).stats
+
+    def logs(self, pod: str, name: str) -> Mapping[str, str]:
+        """Return what the newest container of that name has written, by stream, out of the file that CRI keeps."""
+        streams = {"stdout": "", "stderr": ""}
+        path = Path(self._pods[pod].log_directory) / f"{name}.log"
+        for line in path.read_text().splitlines():
+            _time, stream, tag, text = line.split(" ", 3)
+            streams[stream] += text + ("\n" if tag == "F" else "")
+        return streams
+
+    def _call(self, method: str, request: Message, response: type[ResponseT]) -> ResponseT:
+        call = self._channel.unary_unary(
+            _SERVICE + method,
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=response.FromString,
+        )
+        answer: ResponseT = call(request, timeout=_LIMIT_S)
+        return answer
