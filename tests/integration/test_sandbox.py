@@ -247,4 +247,4 @@ def test_delete_removes_the_sandbox_of_a_killed_shim(hand: Hand, pod: Pod) -> No
     assert (0, b"") == (done.returncode, done.stderr)
     assert pid == task_v2_pb2.DeleteResponse.FromString(done.stdout).pid
     wait_gone(pid)
-    hand.socket_path(POD).unlink()
+    assert not hand.socket_path(POD).exists()
