@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from shim.api import sandbox_pb2 as api
 from shim.engine.container import NO_CHECKPOINT
+from shim.engine.messages import exit_fields, mounts_of
 from shim.engine.options import RuncOptions
 from shim.engine.stdio import Stdio
 from shim.engine.task import State
@@ -83,11 +84,10 @@ class PodSandboxes(Sandbox):
 
     def create_sandbox(self, context: CallContext, request: api.CreateSandboxRequest, /) -> api.CreateSandboxResponse:
         """Write the spec of the sandbox, unless its bundle has one."""
-        mounts = [Mount(m.type, m.source, m.target, tuple(m.options)) for m in request.rootfs]
         with self._lock:
             if request.sandbox_id in self._sandboxes:
                 raise AlreadyExistsError(f"sandbox {request.sandbox_id}")
-            self._sandboxes[request.sandbox_id] = _Sandbox(request.bundle_path, mounts)
+            self._sandboxes[request.sandbox_id] = _Sandbox(request.bundle_path, mounts_of(request.rootfs))
         try:
             if not os.path.exists(os.path.join(request.bundle_path, "config.json")):
                 config = read_pod_config(request.options)
@@ -119,11 +119,7 @@ class PodSandboxes(Sandbox):
 
     def stop_sandbox(self, context: CallContext, request: api.StopSandboxRequest, /) -> api.StopSandboxResponse:
         """End the sandbox; what is left of its containers is theirs to delete."""
-        sandbox = self._find(request.sandbox_id)
-        container = sandbox.container
-        if container is not None and container.init.state is not State.DELETED:
-            container.delete(context.deadline)
-            self._engine.containers.remove(container)
+        self._end(self._find(request.sandbox_id), context.deadline)
         return api.StopSandboxResponse()
 
     def wait_sandbox(self, context: CallContext, request: api.WaitSandboxRequest, /) -> Deferred:
@@ -132,9 +128,7 @@ class PodSandboxes(Sandbox):
         deferred = Deferred()
 
         def answer(exit_: Exit | None) -> None:
-            status = exit_.status if exit_ is not None else 0
-            at = timestamp(exit_.at if exit_ is not None else None)
-            deferred.resolve(api.WaitSandboxResponse(exit_status=status, exited_at=at))
+            deferred.resolve(api.WaitSandboxResponse(**exit_fields(exit_)))
 
         deferred.on_abandoned = lambda: container.init.forget_waiter(answer)
         container.init.on_exit(answer)
@@ -144,7 +138,6 @@ class PodSandboxes(Sandbox):
         """Say how the sandbox is."""
         sandbox = self._find(request.sandbox_id)
         init = sandbox.container.init if sandbox.container is not None else None
-        exit_ = init.exit if init is not None else None
         info = {"bundle": sandbox.bundle, "state": init.state.value if init is not None else "new"}
         return api.SandboxStatusResponse(
             sandbox_id=request.sandbox_id,
@@ -152,7 +145,7 @@ class PodSandboxes(Sandbox):
             state=READY if sandbox.is_ready else NOT_READY,
             info=info if request.verbose else {},
             created_at=timestamp(sandbox.created_at),
-            exited_at=timestamp(exit_.at if exit_ is not None else None),
+            exited_at=exit_fields(init.exit if init is not None else None)["exited_at"],
         )
 
     def ping_sandbox(self, context: CallContext, request: api.PingRequest, /) -> api.PingResponse:
@@ -167,10 +160,7 @@ class PodSandboxes(Sandbox):
         with self._lock:
             sandbox = self._sandboxes.get(request.sandbox_id)
         if sandbox is not None:
-            container = sandbox.container
-            if container is not None and container.init.state is not State.DELETED:
-                container.delete(context.deadline)
-                self._engine.containers.remove(container)
+            self._end(sandbox, context.deadline)
             with self._lock:
                 self._sandboxes.pop(request.sandbox_id, None)
         self._engine.shutdown_if_empty()
@@ -186,6 +176,13 @@ class PodSandboxes(Sandbox):
         response.metrics.id = request.sandbox_id
         self._engine.fill_metrics(container, response.metrics.data)
         return response
+
+    def _end(self, sandbox: _Sandbox, deadline: float | None) -> None:
+        """Delete what holds the namespaces, unless that has been."""
+        container = sandbox.container
+        if container is not None and container.init.state is not State.DELETED:
+            container.delete(deadline)
+            self._engine.containers.remove(container)
 
     def _find(self, sandbox_id: str) -> _Sandbox:
         with self._lock:

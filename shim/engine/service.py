@@ -26,6 +26,7 @@ from shim.engine.config import DEFAULT_CONFIG, Config
 from shim.engine.container import Container, StdioOwner, Surroundings
 from shim.engine.containers import Containers
 from shim.engine.lifecycle import Lifecycle
+from shim.engine.messages import exit_fields, mounts_of
 from shim.engine.options import RuncOptions, decode_checkpoint_options, decode_options
 from shim.engine.publish import TaskEvents
 from shim.engine.runc import DEFAULT_BINARY, DEFAULT_ROOT, Runc
@@ -35,7 +36,6 @@ from shim.engine.task import Act, State
 from shim.errors import InvalidArgumentError, NotFoundError
 from shim.host.mount import Mount
 from shim.runtime.task import Task, task_services
-from shim.runtime.timestamps import timestamp
 from shim.ttrpc.service import CallContext, Deferred, Service
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class RuncTask(Task):
         container = self._engine.create(
             request.id,
             request.bundle,
-            [Mount(m.type, m.source, m.target, tuple(m.options)) for m in request.rootfs],
+            mounts_of(request.rootfs),
             _stdio(request),
             decode_options(request.options),
             Checkpoint(request.checkpoint, request.parent_checkpoint),
@@ -103,7 +103,7 @@ class RuncTask(Task):
             self._engine.end_if_deserted()
         else:
             container.delete_exec(process, context.deadline)
-        return api.DeleteResponse(pid=process.pid, **_exit_fields(process.exit))
+        return api.DeleteResponse(pid=process.pid, **exit_fields(process.exit))
 
     def state(self, context: CallContext, request: api.StateRequest, /) -> api.StateResponse:
         """Say how a process is, without asking the runtime."""
@@ -122,7 +122,7 @@ class RuncTask(Task):
             stdout=stdio.stdout,
             stderr=stdio.stderr,
             terminal=stdio.terminal,
-            **_exit_fields(process.exit),
+            **exit_fields(process.exit),
         )
 
     def wait(self, context: CallContext, request: api.WaitRequest, /) -> Deferred:
@@ -134,7 +134,7 @@ class RuncTask(Task):
             if exit_ is None and process.state is State.DELETED:
                 deferred.fail(NotFoundError(f"process {process.id} never ran: not found"))
             else:
-                deferred.resolve(api.WaitResponse(**_exit_fields(exit_)))
+                deferred.resolve(api.WaitResponse(**exit_fields(exit_)))
 
         deferred.on_abandoned = lambda: process.forget_waiter(answer)
         process.on_exit(answer)
@@ -318,13 +318,6 @@ class Engine:
 
 def _stdio(request: Any) -> Stdio:
     return Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
-
-
-def _exit_fields(exit_: Exit | None) -> dict[str, Any]:
-    return {
-        "exit_status": exit_.status if exit_ is not None else 0,
-        "exited_at": timestamp(exit_.at if exit_ is not None else None),
-    }
 
 
 def _pack(any_: Any, message: Message) -> None:

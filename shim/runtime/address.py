@@ -102,8 +102,6 @@ def _bind_locked(path: str) -> Bound | None:
 
 def remove_dead(path: str) -> None:
     """Unlink a socket whose shim was killed; one that somebody listens on stays, and so does one being bound."""
-    if not os.path.exists(path):
-        return
     try:
         lock = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from shim.api.task_v3_ttrpc import AsyncTaskService
-from shim.errors import FailedPreconditionError, UnimplementedError
+from shim.errors import UnimplementedError
 from shim.runtime import shim as blocking
 from shim.runtime.exit_signal import ExitSignal as Latch
 from shim.runtime.main import run as run_blocking
@@ -67,34 +67,12 @@ def _set_soon(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
         pass  # closed: nobody waits there any more
 
 
-class Shim:
+class Shim(blocking.AnyShim):
     """A shim whose methods are coroutines; see the blocking `shim.Shim`, whose names these are."""
 
     def __init__(self, runtime_id: str, flags: Flags, config: Config) -> None:
-        self.runtime_id = runtime_id
-        self.flags = flags
-        self.config = config
+        super().__init__(runtime_id, flags, config)
         self.exit: ExitSignal = ExitSignal()
-        self._daemon: Daemon | None = None
-
-    @property
-    def daemon(self) -> Daemon:
-        """The daemon: its publisher, monitor, logger, loop and threads.
-
-        Raises:
-            FailedPreconditionError: This process is none: it is `start`, `delete` or `-info`.
-        """
-        if self._daemon is None:
-            raise FailedPreconditionError("only the shim's daemon has these, and this process is none")
-        return self._daemon
-
-    def group(self, opts: StartOpts) -> str:
-        """Return the name of the group whose daemon shall serve this container; the working directory is its bundle."""
-        return opts.id
-
-    def shim_cgroup(self, options: object) -> str:
-        """Return the cgroup that the daemon shall live in, by the runtime options that containerd sent, or ''."""
-        return ""
 
     async def start_shim(self, opts: StartOpts) -> str:
         """Return the address of the daemon that serves this container, as `spawn` does.
@@ -103,9 +81,6 @@ class Shim:
             ShimError: What containerd shall show; it ends `start`, and nothing is left behind.
         """
         return await spawn(opts, self.group(opts))
-
-    def preload(self) -> None:
-        """Import all that the daemon needs: nothing may be imported once it serves."""
 
     async def create_task_service(self, publisher: RemotePublisher) -> Task:
         """Return who answers the Task calls: by default this object, if it is a `Task` as well."""
@@ -122,10 +97,6 @@ class Shim:
     async def wait_shim(self) -> None:
         """Return when the daemon shall end: by default once `exit` is signalled."""
         await self.exit.wait()
-
-    def describe(self) -> Iterable[str]:
-        """Yield lines about what this shim is doing, for SIGUSR1: each task and its state, as a rule."""
-        return ()
 
     async def delete_shim(self) -> Deleted:
         """Remove what a dead daemon left of container `self.flags.id`; must succeed when there is nothing."""

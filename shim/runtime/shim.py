@@ -34,22 +34,14 @@ class Deleted(NamedTuple):
     exited_at: float | None = None
 
 
-class Shim:
-    """A shim: subclass it, together with `Task` or beside one, and pass the class to `shim.run`.
-
-    Three processes make one: `start` calls `start_shim` and ends; the daemon that it leaves calls
-    `create_task_service` and serves until `wait_shim` returns; `delete` calls `delete_shim` once the daemon is gone.
-    Every method has a default that suits a shim with one daemon for each container and nothing on disk.
-    """
+class AnyShim:
+    """What shims of both kinds have, blocking and asyncio: all that does not wait."""
 
     def __init__(self, runtime_id: str, flags: Flags, config: Config) -> None:
         self.runtime_id = runtime_id
         self.flags = flags
         self.config = config
-        self._exit: ExitSignal | None = None
         self._daemon: Daemon | None = None
-
-    # In `start`
 
     def group(self, opts: StartOpts) -> str:
         """Return the name of the group whose daemon shall serve this container; the working directory is its bundle."""
@@ -58,16 +50,6 @@ class Shim:
     def shim_cgroup(self, options: object) -> str:
         """Return the cgroup that the daemon shall live in, by the runtime options that containerd sent, or ''."""
         return ""
-
-    def start_shim(self, opts: StartOpts) -> str:
-        """Return the address of the daemon that serves this container, as `spawn` does.
-
-        Raises:
-            ShimError: What containerd shall show; it ends `start`, and nothing is left behind.
-        """
-        return spawn(opts, self.group(opts))
-
-    # In the daemon
 
     @property
     def daemon(self) -> Daemon:
@@ -80,6 +62,38 @@ class Shim:
             raise FailedPreconditionError("only the shim's daemon has these, and this process is none")
         return self._daemon
 
+    def preload(self) -> None:
+        """Import all that the daemon needs: nothing may be imported once it serves."""
+
+    def describe(self) -> Iterable[str]:
+        """Yield lines about what this shim is doing, for SIGUSR1: each task and its state, as a rule."""
+        return ()
+
+
+class Shim(AnyShim):
+    """A shim: subclass it, together with `Task` or beside one, and pass the class to `shim.run`.
+
+    Three processes make one: `start` calls `start_shim` and ends; the daemon that it leaves calls
+    `create_task_service` and serves until `wait_shim` returns; `delete` calls `delete_shim` once the daemon is gone.
+    Every method has a default that suits a shim with one daemon for each container and nothing on disk.
+    """
+
+    def __init__(self, runtime_id: str, flags: Flags, config: Config) -> None:
+        super().__init__(runtime_id, flags, config)
+        self._exit: ExitSignal | None = None
+
+    # In `start`
+
+    def start_shim(self, opts: StartOpts) -> str:
+        """Return the address of the daemon that serves this container, as `spawn` does.
+
+        Raises:
+            ShimError: What containerd shall show; it ends `start`, and nothing is left behind.
+        """
+        return spawn(opts, self.group(opts))
+
+    # In the daemon
+
     @property
     def exit(self) -> ExitSignal:
         """The latch that ends the daemon, as a rule set by the Shutdown call."""
@@ -88,9 +102,6 @@ class Shim:
 
             self._exit = ExitSignal()
         return self._exit
-
-    def preload(self) -> None:
-        """Import all that the daemon needs: nothing may be imported once it serves."""
 
     def create_task_service(self, publisher: RemotePublisher) -> Task:
         """Return who answers the Task calls: by default this object, if it is a `Task` as well."""
@@ -112,10 +123,6 @@ class Shim:
         Another implementation runs in a thread of its own; SIGTERM and SIGINT end the daemon without it.
         """
         self.exit.wait()
-
-    def describe(self) -> Iterable[str]:
-        """Yield lines about what this shim is doing, for SIGUSR1: each task and its state, as a rule."""
-        return ()
 
     def daemon_runner(self) -> Callable[[Shim, Bound], None]:
         """Return what serves this shim: the blocking daemon; that of asyncio for shims of `shim.aio`."""
