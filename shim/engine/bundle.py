@@ -65,6 +65,14 @@ class Bundle(NamedTuple):
             raise BundleError(f"parse {path}: not a JSON object")
         return spec
 
+    def write_spec(self, spec: Mapping[str, object]) -> None:
+        """Write config.json anew.
+
+        Raises:
+            BundleError: It cannot be written.
+        """
+        self._write("config.json", json.dumps(spec))
+
     def group(self, container_id: str) -> str:
         """Return the group of the container: its pod, or itself.
 

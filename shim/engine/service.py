@@ -223,11 +223,12 @@ class Engine:
         daemon.on_deserted(self.end_if_deserted)
         farewell = Farewell(daemon.loop)
         daemon.on_shutdown(farewell.end)
+        self.sandboxes: PodSandboxes = PodSandboxes(self)
         self._surroundings = Surroundings(daemon.loop, lifecycle, daemon.logger, daemon.reaper, farewell)
 
     def services(self) -> list[Service]:
         """Return task v2 and v3, which one daemon serves side by side, and the sandbox service."""
-        return [*task_services(RuncTask(self)), sandbox_service(PodSandboxes(self))]
+        return [*task_services(RuncTask(self)), sandbox_service(self.sandboxes)]
 
     @property
     def namespace(self) -> str:
@@ -263,8 +264,7 @@ class Engine:
             raise InvalidArgumentError("container id cannot be empty: invalid argument")
         with self.containers.reserve(container_id):
             bundle = Bundle(path)
-            bundle.read_spec()
-            options = self._configured(options)
+            options = self._configured(self.sandboxes.adopt(bundle, bundle.read_spec(), options))
             runc = self.runtime(container_id, path, options)
             # What `delete` has to know if this daemon is killed, whoever chose it.
             used = options._replace(root=options.root if runc.root == DEFAULT_ROOT else runc.root)

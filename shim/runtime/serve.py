@@ -27,7 +27,7 @@ from shim.runtime.monitor import Monitor
 from shim.runtime.publisher import RemotePublisher
 from shim.runtime.reaper import Reaper
 from shim.runtime.shim import Shim
-from shim.ttrpc.context import Credentials
+from shim.ttrpc.context import CallContext, Credentials
 from shim.ttrpc.loop import READABLE, EventLoop, Loop
 from shim.ttrpc.loop_server import LoopServer
 from shim.ttrpc.pool import WorkerPool
@@ -36,11 +36,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shim.runtime.flags import Flags
+    from shim.ttrpc.service import Handler
 
 # A request for task v2, Connect: length, stream 1, type request, no flags; service and method.
 _REHEARSED: Final = b"\0\0\0\x22\0\0\0\1\1\0\x0a\x17containerd.task.v2.Task\x12\x07Connect"
 _GRACE_S: Final = 3.0
 _FLUSH_S: Final = 5.0
+# Go's client may take an answer for lost if the connection ends right behind it, and containerd forgives that after the
+# task's Shutdown only: after this call its clients have a moment to hang up.
+_POLITE_CALL: Final = "containerd.runtime.sandbox.v1.Sandbox/ShutdownSandbox"
+_HANG_UP_S: Final = 1.0
 
 
 class Daemon:
@@ -68,6 +73,8 @@ class Daemon:
         self._on_shutdown: list[Callable[[], None]] = []
         self._on_deserted: list[Callable[[], None]] = []
         self._is_ending = False
+        self._is_polite = False
+        self._is_waiting = False
         self._has_logging = False
         self._exit = shim.exit  # made here, before there are threads that might make one each
         shim._daemon = self
@@ -157,6 +164,9 @@ class Daemon:
         self._set_up_logging()  # what makes the services may have been the first to load it
         self.server = server
         server.on_deserted = self._deserted
+        for endpoint in server.table.endpoints:
+            if endpoint.full_name == _POLITE_CALL:
+                endpoint.handler = self._remember(endpoint.handler)
         server.add_listener(self._bound.listener)
         os.chdir("/")  # the bundle that happened to be first goes away before the daemon does
         gc.freeze()  # what is there by now stays: no collection needs to look at it
@@ -172,6 +182,7 @@ class Daemon:
 
     def _end(self) -> None:
         """A signal came: the shim's own `wait_shim` may be waiting for its latch."""
+        self._is_polite = False
         self.request_shutdown()
         self._exit.signal()
 
@@ -179,12 +190,29 @@ class Daemon:
         peer = credentials or Credentials(0, -1, -1)
         self.logger.error("refusing connection of another user", pid=peer.pid, uid=peer.uid, gid=peer.gid)
 
+    def _remember(self, handler: Handler) -> Handler:
+        def run(context: CallContext, request: Any) -> Any:
+            self._is_polite = True
+            return handler(context, request)
+
+        return run
+
     def _shutdown(self) -> None:
         self._is_ending = True
+        if self._is_polite and not self.is_deserted:
+            if not self._is_waiting:
+                self._is_waiting = True
+                self.on_deserted(lambda: self.loop.call_soon(self._shutdown))
+                self.loop.call_later(_HANG_UP_S, self._waited)
+            return
         server, self.server = self.server, None
         if server is not None:
             self.logger.info("shutting down shim instance")
             server.shutdown(_GRACE_S, self._drained)
+
+    def _waited(self) -> None:
+        self._is_polite = False
+        self._shutdown()
 
     def _drained(self) -> None:
         self.logger.info("server stopped, connections closed")

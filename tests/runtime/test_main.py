@@ -25,6 +25,7 @@ from tests.fakes import PATIENCE_S, ROOT, connect_soon, wait_until
 from tests.runtime.home import Home
 
 RUNTIME = "io.containerd.tiny.v1"
+SHUTDOWN_SANDBOX = Rpc("containerd.runtime.sandbox.v1.Sandbox", "ShutdownSandbox", Empty, Empty)
 
 
 def tell(client: Client) -> dict[str, Any]:
@@ -193,6 +194,25 @@ def test_shutdown_answers_and_then_ends_the_daemon(nest: Home) -> None:
         r'level=error msg="error in shutdown" error="ZeroDivisionError: [^\n]*\n.* msg="last words"', nest.log()
     )
     client.close()
+
+
+def test_shutdown_of_a_sandbox_lets_its_clients_hang_up_first(nest: Home) -> None:
+    """Go's client may take an answer for lost if the connection ends with it, which fails the removal of a pod."""
+    client = connect(nest.start(TINY_PATIENCE=str(10 * PATIENCE_S)).stdout.decode())
+    client.call(SHUTDOWN_SANDBOX, Empty(), timeout_s=PATIENCE_S)
+
+    assert not nest.socket.exists()
+    assert tell(client)["pid"] in nest.daemons()
+    client.close()
+    assert wait_until(lambda: not nest.daemons())
+
+
+def test_shutdown_of_a_sandbox_does_not_wait_for_ever(nest: Home) -> None:
+    """A client that stays is hung up on."""
+    with connect(nest.start(TINY_PATIENCE="0.01").stdout.decode()) as client:
+        client.call(SHUTDOWN_SANDBOX, Empty(), timeout_s=PATIENCE_S)
+
+        assert wait_until(lambda: not nest.daemons())
 
 
 @pytest.mark.parametrize("spawn", ["reexec"], indirect=True)

@@ -1,6 +1,7 @@
 """The smallest shim, to run as a program: `python -m tests.runtime.tiny ARGUMENTS`.
 
-It tells about its process, and fails where TINY_FAIL says.  Legacy starts bind below TINY_SOCKETS.
+It tells about its process, and fails where TINY_FAIL says.  Legacy starts bind below TINY_SOCKETS.  After a sandbox's
+shutdown it waits TINY_PATIENCE seconds for its clients to hang up, if that is set.
 """
 
 from __future__ import annotations
@@ -67,7 +68,11 @@ class Tiny(Shim):
             Method("Stop", Empty, Empty, stop, is_inline=True),
             Method("Fail", Empty, Empty, fail),
         ]
-        return [Service("test.v1.Tiny", {method.name: method for method in methods})]
+        sandbox = Method("ShutdownSandbox", Empty, Empty, stop)
+        return [
+            Service("test.v1.Tiny", {method.name: method for method in methods}),
+            Service("containerd.runtime.sandbox.v1.Sandbox", {sandbox.name: sandbox}),
+        ]
 
     def delete_shim(self) -> Deleted:
         """Fails if told to."""
@@ -81,4 +86,8 @@ class Tiny(Shim):
 
 if __name__ == "__main__":
     setattr(address, "SOCKET_DIR", os.environ.get("TINY_SOCKETS"))  # noqa: B010  (Final for all but this test)
+    if "TINY_PATIENCE" in os.environ:
+        from shim.runtime import serve
+
+        setattr(serve, "_HANG_UP_S", float(os.environ["TINY_PATIENCE"]))  # noqa: B010  (likewise)
     run("io.containerd.tiny.v1", Tiny)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from shim.engine.sandbox import PodConfig, read_pod_config, sandbox_spec
+from shim.engine.pod import PodConfig, read_pod_config, sandbox_spec
 from shim.errors import InvalidArgumentError
 from shim.ttrpc.wire import bytes_field, number_field
 
