@@ -130,6 +130,18 @@ class Bundle(NamedTuple):
         except OSError:
             return ""
 
+    def write_containers(self, containers: Mapping[str, tuple[str, str]]) -> None:
+        """Leave for `delete` of a sandbox how its containers are removed: by which binary, with which root."""
+        self._write("containers.json", json.dumps(containers, separators=(",", ":")))
+
+    def read_containers(self) -> dict[str, tuple[str, str]]:
+        """Return what `write_containers` left; empty when there is nothing, or it is garbled."""
+        try:
+            with open(self.file("containers.json"), "rb") as file:
+                return {str(name): (str(binary), str(root)) for name, (binary, root) in json.load(file).items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
     def read_pid(self, name: str = "init.pid") -> int:
         """Return the pid in a pid file of the OCI runtime.
 

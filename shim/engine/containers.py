@@ -40,6 +40,11 @@ class Containers:
         with self._lock:
             return self._containers.get(container_id)
 
+    def knows(self, container_id: str) -> bool:
+        """Say whether there is such a container, or one is being made."""
+        with self._lock:
+            return container_id in self._containers or container_id in self._reserved
+
     def all(self) -> list[Container]:
         """Return every container there is."""
         with self._lock:

@@ -49,6 +49,7 @@ class _Sandbox:
         self.mounts = mounts
         self.options = RuncOptions()
         self.has_files = False
+        self.removals: dict[str, tuple[str, str]] = {}
         self.created_at: float | None = None
         self.container: Container | None = None
 
@@ -172,16 +173,33 @@ class PodSandboxes(Sandbox):
         Raises:
             BundleError: The spec cannot be written.
         """
-        annotations = spec.get("annotations")
-        pod = annotations.get(POD_ANNOTATION) if isinstance(annotations, dict) else None
-        with self._lock:
-            sandbox = self._sandboxes.get(pod) if isinstance(pod, str) else None
+        sandbox = self._sandbox_of(spec)
         if sandbox is None:
             return options
         if sandbox.has_files:
             add_pod_files(bundle, spec, sandbox.bundle)
         # To any runtime but Go's, containerd before 2.3 can send no options in such a pod.
         return options._replace(systemd_cgroup=options.systemd_cgroup or sandbox.options.systemd_cgroup)
+
+    def note(self, spec: dict[str, Any], container_id: str, binary: str, root: str) -> None:
+        """Leave in the bundle of a container's sandbox, if that is here, how to remove it should this daemon be killed.
+
+        Raises:
+            BundleError: It cannot be written.
+        """
+        sandbox = self._sandbox_of(spec)
+        if sandbox is None:
+            return
+        with self._lock:
+            removals = {name: how for name, how in sandbox.removals.items() if self._engine.containers.knows(name)}
+            sandbox.removals = {**removals, container_id: (binary, root)}
+            sandbox.bundle.write_containers(sandbox.removals)
+
+    def _sandbox_of(self, spec: dict[str, Any]) -> _Sandbox | None:
+        annotations = spec.get("annotations")
+        pod = annotations.get(POD_ANNOTATION) if isinstance(annotations, dict) else None
+        with self._lock:
+            return self._sandboxes.get(pod) if isinstance(pod, str) else None
 
     def _end(self, sandbox: _Sandbox, deadline: float | None) -> None:
         """Delete what holds the namespaces, unless that has been."""

@@ -264,11 +264,14 @@ class Engine:
             raise InvalidArgumentError("container id cannot be empty: invalid argument")
         with self.containers.reserve(container_id):
             bundle = Bundle(path)
-            options = self._configured(self.sandboxes.adopt(bundle, bundle.read_spec(), options))
+            spec = bundle.read_spec()
+            options = self._configured(self.sandboxes.adopt(bundle, spec, options))
             runc = self.runtime(container_id, path, options)
             # What `delete` has to know if this daemon is killed, whoever chose it.
             used = options._replace(root=options.root if runc.root == DEFAULT_ROOT else runc.root)
-            bundle.write_options(used.to_json(), options.binary_name if runc.binary == DEFAULT_BINARY else runc.binary)
+            binary = options.binary_name if runc.binary == DEFAULT_BINARY else runc.binary
+            bundle.write_options(used.to_json(), binary)
+            self.sandboxes.note(spec, container_id, binary, used.root)
             owner = StdioOwner(options.io_uid, options.io_gid)
             container = Container(self._surroundings, bundle, runc, stdio, owner, checkpoint)
             container.create(mounts, lambda: self.containers.add(container))

@@ -109,16 +109,22 @@ class RuncShim(Shim):
         return () if self._engine is None else self._engine.describe()
 
     def delete_shim(self) -> Deleted:
-        """Kill and remove a container that its daemon has left behind; warnings go to stderr, nothing is fatal."""
+        """Kill and remove a container that its daemon has left behind; warnings go to stderr, nothing is fatal.
+
+        A sandbox takes its containers along: containerd may have no shim's `delete` run for each of them.
+        """
         from shim.host import mount
 
         flags = self.flags
         # As Go's shim: the bundle next to the working directory, which is the container's own as a rule.
         bundle = Bundle(os.path.join(os.path.dirname(os.getcwd()), flags.id))
-        try:
-            self._delete_container(bundle, flags)
-        except (ShimError, OSError) as error:
-            _warn("failed to remove runc container", error)
+        for container_id, (binary, root) in bundle.read_containers().items():
+            # Its own bundle may be gone by now; whether its root is mounted is containerd's business then.
+            _delete_quietly(bundle, container_id, flags, binary, root)
+        options = bundle.read_options()
+        if options is not None and not os.path.exists(bundle.file("init.pid")):
+            _end_unfinished_create(bundle)
+        _delete_quietly(bundle, flags.id, flags, bundle.read_runtime(), str((options or {}).get("root") or ""))
         try:
             mount.unmount_recursive(bundle.rootfs)
         except (ShimError, OSError) as error:
@@ -128,25 +134,32 @@ class RuncShim(Shim):
         except BundleError:
             return Deleted()
 
-    def _delete_container(self, bundle: Bundle, flags: Flags) -> None:
-        from shim.engine.runc import DEFAULT_BINARY, DEFAULT_ROOT, Runc, has_state
-
-        options = bundle.read_options()
-        if options is not None and not os.path.exists(bundle.file("init.pid")):
-            _end_unfinished_create(bundle)
-        root = str((options or {}).get("root") or DEFAULT_ROOT)
-        if not has_state(root, flags.namespace, flags.id):
-            return  # the runtime knows nothing of it: deleted in good order, as nearly always
-        from shim.runtime.reaper import ForegroundReaper
-
-        binary = bundle.read_runtime() or DEFAULT_BINARY
-        Runc(ForegroundReaper(), flags.id, bundle.path, flags.namespace, binary, root).delete(is_forced=True)
-
     def info(self, options: object) -> RuntimeInfo:
         """Describe pyrunc; `features` are those of the OCI runtime, where it can tell them."""
         from shim.engine.info import runtime_info
 
         return runtime_info(self.runtime_id, cast("Any", options), self.configuration())
+
+
+def _delete_quietly(bundle: Bundle, container_id: str, flags: Flags, binary: str, root: str) -> None:
+    """Have the runtime remove a container, unless it knows nothing of it: deleted in good order, as nearly always."""
+    from shim.engine.runc import DEFAULT_BINARY, DEFAULT_ROOT, Runc, has_state
+
+    try:
+        if not has_state(root or DEFAULT_ROOT, flags.namespace, container_id):
+            return
+        from shim.runtime.reaper import ForegroundReaper
+
+        Runc(
+            ForegroundReaper(),
+            container_id,
+            bundle.path,
+            flags.namespace,
+            binary or DEFAULT_BINARY,
+            root or DEFAULT_ROOT,
+        ).delete(is_forced=True)
+    except (ShimError, OSError) as error:
+        _warn("failed to remove runc container", error)
 
 
 def _end_unfinished_create(bundle: Bundle) -> None:

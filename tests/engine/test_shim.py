@@ -127,6 +127,32 @@ def test_delete_kills_what_is_left(
     assert ("", "") == capfd.readouterr()
 
 
+def test_delete_of_a_sandbox_takes_its_containers_along(
+    bundle: Bundle, fake: FakeRunc, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Those that the runtime still knows, whose bundles may be gone; for them containerd runs no `delete`."""
+    root = str(tmp_path / "root")
+    bundle.write_options({"root": root}, "runc")
+    bundle.write_containers(dict.fromkeys(("mine", "gone"), ("", root)))
+    for name in ("c1", "mine", "another"):
+        (tmp_path / "root" / "ns" / name).mkdir(parents=True)  # what the runtime knows
+    Path(bundle.file("init.pid")).write_text("4194304")
+    deleted = SHIM.delete_shim()
+
+    assert Deleted(4194304) == deleted
+    assert [["delete", "--force", "mine"], ["delete", "--force", "c1"]] == [words[-3:] for words in fake.words()]
+    assert ("", "") == capfd.readouterr()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"c": "x"}', '{"c": [1]}', '{"c": 5}'])
+def test_delete_does_not_stumble_over_a_garbled_list(bundle: Bundle, fake: FakeRunc, text: str) -> None:
+    """What cannot be read names no containers."""
+    Path(bundle.file("containers.json")).write_text(text)
+
+    assert Deleted(0) == SHIM.delete_shim()
+    assert [] == fake.words()
+
+
 @pytest.mark.parametrize("trouble", ["fails", "missing", "garbled"])
 def test_delete_warns_and_succeeds_whatever_is_wrong(
     bundle: Bundle,

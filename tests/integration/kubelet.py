@@ -1,7 +1,7 @@
 """containerd's CRI with pyrunc as its runtime, and what a kubelet says to it.
 
-Rule: pods use the host's network, a pause image of our own and a cgroup named after the containerd's own namespace, so
-no CNI, no network and no other containerd is touched.
+Rule: pods use the host's network, or one of their own without any interface, a pause image of our own and a cgroup
+named after the containerd's own namespace, so no CNI plugins, no network and no other containerd is touched.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ NAMESPACE: Final = "k8s.io"  # containerd's own for all that CRI makes
 PAUSE: Final = "docker.io/library/pause:test"
 HANDLER: Final = "pyrunc"
 CONFIGURED: Final = "configured"  # the same runtime with options of its own
+BOXED: Final = "boxed"  # the same runtime, which makes the pod itself where containerd knows how to ask: from 2.0 on
 
 _SERVICE: Final = "/runtime.v1.RuntimeService/"
 _LIMIT_S: Final = 60.0
@@ -35,6 +36,17 @@ _PLUGINS: Final = {
         "io.containerd.nri.v1.nri",
     ),
 }
+
+# Says of every network that it is there, and does nothing: a pod's own network namespace is all it gets.
+_CNI_PLUGIN: Final = """#!/bin/sh
+cat > /dev/null
+case $CNI_COMMAND in
+ADD) echo '{"cniVersion": "0.3.1", "interfaces": [{"name": "'"$CNI_IFNAME"'", "sandbox": "'"$CNI_NETNS"'"}],' \
+  '"ips": [{"version": "4", "address": "192.0.2.7/24", "interface": 0}]}' ;;
+VERSION) echo '{"cniVersion": "0.3.1", "supportedVersions": ["0.3.1"]}' ;;
+esac
+"""
+_CNI_NETWORK: Final = '{"cniVersion": "0.3.1", "name": "test", "plugins": [{"type": "nothing"}]}'
 
 ResponseT = TypeVar("ResponseT", bound=Message)
 
@@ -60,6 +72,12 @@ class CriContainerd(Containerd):
         lines[place] = f"disabled_plugins = {json.dumps([name for name in names if name not in enabled])}"
         options = self.folder / "options.toml"
         options.write_text(f"Root = '{self.engine_root}'\n")
+        plugins = self.folder / "cni" / "bin"
+        plugins.mkdir(parents=True, exist_ok=True)
+        for name in ("loopback", "nothing"):
+            (plugins / name).write_text(_CNI_PLUGIN)
+            (plugins / name).chmod(0o755)
+        (self.folder / "cni" / "test.conflist").write_text(_CNI_NETWORK)
         tables = self._old_tables() if self.release.major == 1 else self._new_tables()
         return "\n".join([*lines, *tables, ""])
 
@@ -105,6 +123,9 @@ class CriContainerd(Containerd):
             f"runtime_type = '{self.runtime}'",
             f"[{plugin}.containerd.runtimes.{CONFIGURED}.options]",
             f"ConfigPath = '{self.folder}/options.toml'",
+            f"[{plugin}.containerd.runtimes.{BOXED}]",
+            f"runtime_type = '{self.runtime}'",
+            "sandboxer = 'shim'",
         ]
 
 
@@ -129,14 +150,19 @@ class Kubelet:
         """Return the ids of the pods that were started here and not removed yet."""
         return list(self._pods)
 
-    def run_pod(self, name: str, handler: str = "") -> str:
-        """Start a pod and return its id."""
-        host_network = cri.LinuxSandboxSecurityContext(namespace_options=cri.NamespaceOption(network=cri.NODE))
+    def run_pod(
+        self, name: str, handler: str = "", *, network: cri.NamespaceMode = cri.NODE, dns: cri.DNSConfig | None = None
+    ) -> str:
+        """Start a pod, which has its name if it has a network of its own, and return its id."""
+        options = cri.NamespaceOption(network=network)
         config = cri.PodSandboxConfig(
             metadata=cri.PodSandboxMetadata(name=name, uid=name, namespace="default"),
+            hostname="" if network == cri.NODE else name,
             log_directory=str(self._containerd.folder / "logs" / name),
+            dns_config=dns,
             linux=cri.LinuxPodSandboxConfig(
-                cgroup_parent=f"/{self._containerd.namespace}", security_context=host_network
+                cgroup_parent=f"/{self._containerd.namespace}",
+                security_context=cri.LinuxSandboxSecurityContext(namespace_options=options),
             ),
         )
         request = cri.RunPodSandboxRequest(config=config, runtime_handler=handler)
