@@ -25,6 +25,7 @@ from shim.engine.stdio import Stdio, Streams, scheme_of
 from shim.engine.task import Act, State, Step
 from shim.errors import (
     AlreadyExistsError,
+    BusyError,
     EngineError,
     EngineTimeoutError,
     ExecNotFoundError,
@@ -97,6 +98,8 @@ class Container:
         self.memory: MemoryWatch = MemoryWatch(shim.loop, lambda: shim.lifecycle.sink.oom(self))
         self._execs: dict[str, Process] = {}
         self._execs_lock = threading.Lock()
+        # `runc kill --all` freezes the container for a moment, which makes another `runc kill` fail.
+        self._signals = threading.Lock()
         self._shares_pids = not bundle.has_own_pid_namespace()
         self.init_has_exited = False
         self.execs_alive = 0
@@ -322,14 +325,19 @@ class Container:
         """Send a signal, by `deadline` (of `time.monotonic()`) if there is one.
 
         Raises:
-            BusyError: The exec is still being started.
+            BusyError: The exec is still being started, or another signal is still being sent.
             NotFoundError: The process has ended.
             FailedPreconditionError: The exec has not been started.
             EngineError: The runtime failed.
         """
         if process.is_init:
             process.require(Act.KILL)
-            self.runc.kill(signum, is_all=is_all, deadline=deadline)
+            if not self._signals.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.monotonic())):
+                raise BusyError(f"another signal is being sent to container {self.id}")
+            try:
+                self.runc.kill(signum, is_all=is_all, deadline=deadline)
+            finally:
+                self._signals.release()
             return
         with process.operate(deadline):  # a start under way must have recorded the pid
             process.require(Act.KILL)
@@ -464,7 +472,8 @@ class Container:
             if self.init.state in (State.PAUSED, State.PAUSING):
                 self.runc.resume()
             if self._shares_pids:
-                self.runc.kill(9, is_all=True)
+                with self._signals:
+                    self.runc.kill(9, is_all=True)
         except NotFoundError:
             return  # nothing was left
         except (ShimError, OSError) as error:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from shim.engine.container import Container
 from shim.engine.task import State
-from shim.errors import EngineError, FailedPreconditionError
+from shim.errors import BusyError, EngineError, FailedPreconditionError
 from shim.runtime.reaper import Exit
 from tests.engine.world import FIRST_PID, OWN_PIDS, SHARED_PIDS, World, in_thread
+from tests.fakes import PATIENCE_S
 
 CREATED, STARTED = ("create", "c1"), ("start", "c1")
 EXITED = ("exit", "c1", "7", "stopped")
@@ -203,6 +204,29 @@ def test_shared_pids_are_killed_before_the_exit_is_told(world: World) -> None:
     assert ["kill --all"] == world.commands()
     assert [("exit", "e1", "137", "stopped"), EXITED] == world.events()
     assert [] == world.jobs
+
+
+def test_signals_wait_for_the_kill_of_shared_pids(world: World) -> None:
+    """For a moment the runtime holds the container frozen, where another call of it would fail, and the pod's stop."""
+    container = world.running(spec=SHARED_PIDS)
+    world.commands()
+    late: list[tuple[threading.Thread, list[BaseException]]] = []
+
+    def signal_meanwhile(_words: list[str]) -> int:
+        world.reaper.acts.pop("kill")
+        with pytest.raises(BusyError, match="another signal is being sent to container c1"):
+            container.kill(container.init, 9, is_all=False, deadline=time.monotonic())
+        late.append(in_thread(lambda: container.kill(container.init, 9, is_all=False)))
+        return 0
+
+    world.reaper.acts["kill"] = signal_meanwhile
+    world.reaper.exit(container.init.pid, 7)
+    world.run_jobs()
+    thread, errors = late[0]
+    thread.join(PATIENCE_S)
+
+    assert [] == errors
+    assert ["kill --all", "kill c1"] == world.commands()
 
 
 def test_execs_that_survive_the_kill_are_waited_for(world: World) -> None:
