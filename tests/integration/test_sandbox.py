@@ -29,6 +29,7 @@ from shim.api.sandbox_pb2 import (
 )
 from shim.api.sandbox_ttrpc import SandboxClient
 from shim.engine.shim import SANDBOX_CONTROLLER
+from shim.host.mount import unmount_recursive
 from shim.testing.leftovers import read_process
 from shim.ttrpc import Code
 from shim.ttrpc.wire import bytes_field, number_field
@@ -149,6 +150,29 @@ def test_a_sandbox_on_the_hosts_network_has_its_name(pod: Pod) -> None:
     assert own["pid"] != theirs["pid"]
 
 
+def test_what_is_left_of_a_sandbox_is_an_empty_folder(pod: Pod) -> None:
+    """containerd removes the root by rmdir, and a bundle with a mount in it not at all."""
+    rootfs = pod.bundle / "rootfs"
+    pod.create(options=pod_config("pod-name"))
+    pod.start()
+    shared = sorted(path.name for path in rootfs.iterdir() if path.is_file() and path.stat().st_size)
+    assert ["hostname", "hosts", "resolv.conf"] == shared
+    assert (rootfs / "shm").is_mount()
+
+    pod.stop()
+    assert [] == list(rootfs.iterdir())
+    rootfs.rmdir()
+
+
+def test_a_sandbox_that_never_starts_leaves_nothing_either(pod: Pod) -> None:
+    """containerd shuts it down and removes its bundle."""
+    pod.create()
+    assert (pod.bundle / "rootfs").is_mount()
+
+    pod.shut_down()
+    assert [] == list((pod.bundle / "rootfs").iterdir())
+
+
 def test_a_container_joins_the_pod(hand: Hand, pod: Pod) -> None:
     """Its start meets the sandbox's shim, which lives until both are gone; the end of the sandbox is told once."""
     pod.create(options=pod_config("unused"))
@@ -233,6 +257,27 @@ def test_a_failed_start_leaves_nothing(pod: Pod) -> None:
 
     assert "OCI runtime create failed" in refusal(pod.start)[1]
     assert "SANDBOX_NOTREADY" == pod.status()[0]
+
+
+def test_delete_of_a_sandbox_removes_the_containers_of_its_killed_shim(hand: Hand, pod: Pod) -> None:
+    """containerd has deleted their bundles by then, and calls nobody for them."""
+    pod.create()
+    pod.start()
+    bundle = hand.bundle("c1", group=POD)
+    task = hand.client("c1", pod.address)
+    pid = task.create(hand.create_request("c1"))
+    task.start()
+    (daemon,) = [process.pid for process in hand.processes() if "-id" in process.arguments]
+    os.kill(daemon, signal.SIGKILL)
+    wait_gone(daemon)
+    unmount_recursive(str(bundle / "rootfs"))
+    for name in ("config.json", "options.json", "runtime", "init.pid"):
+        (bundle / name).unlink()
+    done = hand.run(*hand.arguments(POD, "delete"), cwd=pod.bundle)
+
+    assert (0, b"") == (done.returncode, done.stderr)
+    wait_gone(pid)
+    assert not Path("/run/containerd/runc", hand.namespace, "c1").exists()
 
 
 def test_delete_removes_the_sandbox_of_a_killed_shim(hand: Hand, pod: Pod) -> None:
