@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _FOLDERS: Final = ("dev", "proc", "shm")
 _SHM: Final = "/dev/shm"  # noqa: S108  (a path inside containers)
 _ETC: Final = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
-# "pause" has to be executable here, which only root may be asked about.
+# Not noexec: the runtime looks whether it could run the sandbox's program.
 _ROOT_MOUNT: Final = Mount("tmpfs", "pod", "", ("nosuid", "nodev", "mode=0711", "size=4m"))
 _SHM_MOUNT: Final = Mount("tmpfs", "shm", "/shm", ("nosuid", "nodev", "noexec", "mode=1777", "size=64m"))
 

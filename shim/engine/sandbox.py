@@ -178,7 +178,7 @@ class PodSandboxes(Sandbox):
             return options
         if sandbox.has_files:
             add_pod_files(bundle, spec, sandbox.bundle)
-        # To any runtime but Go's, containerd before 2.3 can send no options in such a pod.
+        # With any runtime but Go's, containerd before 2.3.1 can send no options in such a pod.
         return options._replace(systemd_cgroup=options.systemd_cgroup or sandbox.options.systemd_cgroup)
 
     def note(self, spec: dict[str, Any], container_id: str, binary: str, root: str) -> None:
