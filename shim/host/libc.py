@@ -1,9 +1,9 @@
 """The libc calls that Python lacks: prctl, mount, umount2, unshare, inotify.
 
-Rule: the only module with ctypes. Each call raises OSError (errno, text, path) as `os` does, or UnsupportedSystemError
-where the system has no such call. The GIL is released during a call. Loading ctypes costs some milliseconds: the daemon
-imports this module at its start, since nothing may be imported once it serves, and a `delete` that finds nothing to
-unmount never does.
+Rule: the only module with ctypes, besides heap. Each call raises OSError (errno, text, path) as `os` does, or
+UnsupportedSystemError where the system has no such call. The GIL is released during a call. Loading ctypes costs some
+milliseconds: the daemon imports this module at its start, since nothing may be imported once it serves, and a `delete`
+that finds nothing to unmount never does.
 """
 
 from __future__ import annotations
