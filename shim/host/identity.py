@@ -62,8 +62,9 @@ STATUS: Final = frozenset(
 # Of /proc/PID/stat, counted from the state, which follows the name.
 _STAT: Final = {"session": 3, "terminal": 4, "nice": 16, "rt_priority": 37, "policy": 38}
 _PARENT: Final = 1
-# Python ignores SIGPIPE and SIGXFSZ for itself, so a process of ours has them whatever it was started with.
-_PYTHON_IGNORES: Final = 1 << 12 | 1 << 24
+# Python ignores SIGPIPE and SIGXFSZ for itself, so a process of ours has them whatever it was started with; and the C
+# library takes its own two signals, 32 and 33, with the first thread.
+_TAKEN: Final = 1 << 12 | 1 << 24 | 1 << 31 | 1 << 32
 _NO_SECCOMP: Final = b"0"
 
 
@@ -105,7 +106,7 @@ def read(pid: int | str) -> Caller:
         if field in STATUS:
             facts[field.decode()] = value
         elif field == b"SigIgn":
-            facts["SigIgn"] = int(value, 16) | _PYTHON_IGNORES
+            facts["SigIgn"] = int(value, 16) | _TAKEN
         elif field == b"Umask":
             umask = int(value, 8)
     if umask < 0:

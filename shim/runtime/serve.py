@@ -11,7 +11,6 @@ import faulthandler
 import gc
 import os
 import signal
-import socket
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -28,7 +27,7 @@ from shim.runtime.publisher import RemotePublisher
 from shim.runtime.reaper import Reaper
 from shim.runtime.shim import Shim
 from shim.ttrpc.context import CallContext, Credentials
-from shim.ttrpc.loop import READABLE, EventLoop, Loop
+from shim.ttrpc.loop import EventLoop, Loop
 from shim.ttrpc.loop_server import LoopServer
 from shim.ttrpc.pool import WorkerPool
 
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     from shim.runtime.flags import Flags
     from shim.ttrpc.service import Handler
 
-# A request for task v2, Connect: length, stream 1, type request, no flags; service and method.
-_REHEARSED: Final = b"\0\0\0\x22\0\0\0\1\1\0\x0a\x17containerd.task.v2.Task\x12\x07Connect"
 _GRACE_S: Final = 3.0
 _FLUSH_S: Final = 5.0
 # Go's client may take an answer for lost if the connection ends right behind it, and containerd forgives that after the
@@ -250,6 +247,11 @@ class LoopDaemon(Daemon):
             self.pool.submit(self._wait)
         self._loop.run()
 
+    def close(self) -> None:
+        """Give back what a daemon leaves to the end of its process; only after `serve`."""
+        self.publisher.close()
+        self._loop.close()
+
     def _wait(self) -> None:
         try:
             self.shim.wait_shim()
@@ -262,23 +264,3 @@ class LoopDaemon(Daemon):
 def serve(shim: Shim, bound: Bound) -> None:
     """Be the daemon of a blocking shim."""
     LoopDaemon(shim, bound).serve()
-
-
-def rehearse(shim: Shim) -> None:
-    """Make what a daemon is made of, let it answer one call, and drop it: the forks of a zygote then find all warm.
-
-    Without signals, children, threads, a log, or anybody to send events to.  The shim stays as it is.
-    """
-    understudy = object.__new__(type(shim))
-    understudy.__dict__.update(shim.__dict__)
-    daemon = LoopDaemon(understudy, Bound(socket.socket(socket.AF_UNIX), "", ()))
-    loop = daemon._loop
-    server = LoopServer(understudy.services(daemon), loop, daemon.pool, **daemon.server_arguments())
-    ours, theirs = (socket.socket(fileno=each.detach()) for each in socket.socketpair())
-    server.add_connection(theirs)
-    ours.sendall(_REHEARSED)
-    loop.register(ours.fileno(), READABLE, lambda _events: loop.stop())
-    loop.run()
-    server.close()
-    loop.close()
-    ours.close()

@@ -8,7 +8,6 @@ when containerd is, or when its binary or its socket is no longer there.  CONTAI
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import time
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
     Perform = Callable[[list[str]], int]
 
-# After eight calls Python has compiled a function for the types that it meets.
-_REHEARSALS: Final = 12
 # How long the first `start`, and then its daemon, have the machine for themselves.
 _HEAD_START_S: Final = 0.05
 
@@ -62,7 +59,7 @@ def _be_zygote(shim: Shim, perform: Perform, parent: int, founder: int) -> None:
     import select
     import signal
 
-    from shim.host import appearance, identity
+    from shim.host import appearance, heap, identity
     from shim.runtime import address, daemon
 
     start = os.pidfd_open(os.getppid())
@@ -87,21 +84,24 @@ def _be_zygote(shim: Shim, perform: Perform, parent: int, founder: int) -> None:
     os.environ.clear()
     os.chdir("/")
     shim.preload()
-    runner = shim.daemon_runner()
-    from shim.runtime import serve, worker, zygote_spares
+    from shim.runtime import rehearsal, warmth, worker, zygote_spares
 
     process.forget_unpacked_folder()
-    for _ in range(_REHEARSALS):
-        worker.rehearse()
-        if runner is serve.serve:
-            serve.rehearse(shim)
-    if len(os.listdir("/proc/self/task")) != 1 or not zygote_spares.has_own_folder(folder):
-        return  # an import has started a thread, or somebody else made the folder
+    if not zygote_spares.has_own_folder(folder):
+        return  # somebody else made it
+    with warmth.only_one(folder) as is_first:
+        if not is_first or address.is_alive(path):
+            return
+        try:
+            warmth.warm_up(shim, path)
+        except rehearsal.RehearsalError:
+            return  # the next `start` leaves another one
+    if len(os.listdir("/proc/self/task")) != 1:
+        return  # an import has started a thread
     bound = address.bind(path)
     if bound is None:
         return
-    gc.collect()
-    gc.freeze()  # what is there by now stays, and a collection would write to every page of it
+    heap.settle()
     serve_one = partial(worker.serve, bound, founder=founder, parent=parent, perform=perform)
     try:
         zygote_spares.Zygote(bound, founder, idle_s, serve_one).run()

@@ -17,11 +17,14 @@ Job = Callable[[], None]
 
 
 class WorkerPool:
-    """Runs each job as soon as a thread is there: one that has just finished another, an idle one, or a new one."""
+    """Runs each job as soon as a thread is there: one that has just finished another, an idle one, or a new one.
+
+    An idle thread ends after `idle_s` seconds.
+    """
 
     def __init__(self, on_error: Callable[[Exception], None], *, idle_s: float = 10.0) -> None:
         self._on_error = on_error
-        self._idle_s = idle_s
+        self.idle_s: float = idle_s
         self._lock = threading.Lock()
         self._jobs: deque[Job] = deque()
         self._idle: list[Any] = []  # the gates, locks, where threads wait; the latest is last and goes first
@@ -102,7 +105,7 @@ class WorkerPool:
 
     def _wait(self, gate: Any) -> bool:
         """Wait to be sent for; False when it has been long enough."""
-        if gate.acquire(timeout=self._idle_s):
+        if gate.acquire(timeout=self.idle_s):
             return True
         with self._lock:
             if gate in self._idle:

@@ -91,7 +91,7 @@ class ServerEnd:
         self.stop(0.0)
         self.wait()
         pool = self.server.pool
-        pool._idle_s = 0.0  # each thread ends with its next job; idle ones would wait for ten seconds
+        pool.idle_s = 0.0  # each thread ends with its next job; idle ones would wait for ten seconds
 
         def is_empty() -> bool:
             if pool.threads:
