@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final
 
 import bootloader  # beside this file
+import interpreter
 
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parent.parent
@@ -61,14 +62,34 @@ def main(arguments: list[str]) -> int:
                 raise BuildError(f"there is no script {asked.script}")
             build(asked.name, is_forced=asked.force, script=asked.script.resolve())
             return 0
-        for name in [asked.name] if asked.name else known:
+        wanted = [asked.name] if asked.name else known
+        for name in wanted:
             if name not in known:
                 raise BuildError(f"no shim is called {name!r}; there are: {', '.join(known)}")
+        _become_best_python(arguments)
+        for name in wanted:
             build(name, is_forced=asked.force)
     except BuildError as error:
         print(f"build: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _become_best_python(arguments: list[str]) -> None:
+    """Go on as the Python whose shims are best, if that is another one."""
+    try:
+        best = interpreter.choose(ROOT)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise BuildError(f"{interpreter.CHOICE_VARIABLE}: {error}") from None
+    if best != Path(sys.executable):
+        os.environ[interpreter.CHOICE_VARIABLE] = "own"
+        os.execv(best, [str(best), __file__, *arguments])  # noqa: S606  (a Python that has been looked at)
+    if sys.version_info < interpreter.PREFERRED[0]:
+        versions = " or ".join(f"{major}.{minor}" for major, minor in interpreter.PREFERRED)
+        print(
+            f"build: with Python {platform.python_version()}; daemons share more memory with {versions}",
+            file=sys.stderr,
+        )
 
 
 def build(name: str, *, is_forced: bool = False, script: Path | None = None) -> Path:
@@ -97,7 +118,8 @@ def build(name: str, *, is_forced: bool = False, script: Path | None = None) -> 
         stamp.unlink(missing_ok=True)
         _install(_freeze(name, folder, revision, script, fast), binary)
         stamp.write_text(_stamp(inputs, binary))
-        print(f"{shown}: {_size(binary)}, built in {time.monotonic() - began:.0f} s")
+        seconds = time.monotonic() - began
+        print(f"{shown}: {_size(binary)}, built with Python {platform.python_version()} in {seconds:.0f} s")
     return binary
 
 
