@@ -210,7 +210,7 @@ __attribute__((constructor)) static void fast_path(int argc, char **argv, char *
     enum outcome outcome;
     int fd, code = 1;
 
-    if (getauxval(AT_SECURE) || wanted == NULL || strcmp(wanted, "on") != 0 || !is_wanted(argc, argv) ||
+    if (getauxval(AT_SECURE) || (wanted != NULL && strcmp(wanted, "off") == 0) || !is_wanted(argc, argv) ||
         is_steered(envp) || !zygote_address(envp, &address))
         return;
     fd = reach(&address);

@@ -3,7 +3,7 @@
 Rule: a cache.  Losing it at any moment, by any signal, costs time and nothing else, so it tells nobody of trouble: it
 ends, and the plain path serves.  One thread, no state of any container, nothing open but what it names.
 One for each binary, user, set of namespaces and parent (containerd): founded by a plain `start`, ended when it is idle,
-when containerd is, or when its binary or its socket is no longer there.  CONTAINERD_SHIM_FASTPATH=on switches it on.
+when containerd is, or when its binary or its socket is no longer there.  CONTAINERD_SHIM_FASTPATH=off does without.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def leave(shim: Shim, perform: Perform) -> None:
     `perform` does what a command line says and returns the exit code.  containerd waits for this process: so it only
     forks, and the fork finds out the rest.
     """
-    if os.environ.get(zygote_protocol.SWITCH_VARIABLE) != "on" or not _has_fastpath():
+    if os.environ.get(zygote_protocol.SWITCH_VARIABLE) == "off" or not _has_fastpath():
         return
     parent = process.invoker_pid()
     if parent <= 0:
@@ -98,10 +98,10 @@ def _be_zygote(shim: Shim, perform: Perform, parent: int, founder: int) -> None:
             return  # the next `start` leaves another one
     if len(os.listdir("/proc/self/task")) != 1:
         return  # an import has started a thread
-    bound = address.bind(path)
+    heap.settle()
+    bound = address.bind(path)  # last: who listens without a spare keeps callers waiting
     if bound is None:
         return
-    heap.settle()
     serve_one = partial(worker.serve, bound, founder=founder, parent=parent, perform=perform)
     try:
         zygote_spares.Zygote(bound, founder, idle_s, serve_one).run()

@@ -26,7 +26,7 @@ _COURTESY_S: Final = 0.05
 
 
 def has_own_folder(folder: str) -> bool:
-    """Make the folder for sockets; say whether it is ours, and ours alone."""
+    """Make the folder for sockets; say whether it is ours, and ours alone, and can be written to."""
     try:
         os.mkdir(folder, 0o700)
     except FileExistsError:
@@ -34,7 +34,7 @@ def has_own_folder(folder: str) -> bool:
     except OSError:
         return False
     status = os.lstat(folder)
-    return (status.st_mode, status.st_uid) == (0o40700, os.geteuid())
+    return (status.st_mode, status.st_uid) == (0o40700, os.geteuid()) and os.access(folder, os.W_OK)
 
 
 class Zygote:

@@ -54,7 +54,7 @@ static void check_words(void) {
     struct sockaddr_un address;
 
     for (int i = 0; i < argc; i++) {
-        static const char *const known[] = {"start", "-v", "_PYI_", "LD_X=", FOLDER_VARIABLE "=", SWITCH_VARIABLE "=on"};
+        static const char *const known[] = {"start", "-v", "_PYI_", "LD_X=", FOLDER_VARIABLE "=", SWITCH_VARIABLE "=off"};
         snprintf(words[i], sizeof words[i], "%.*s", (int)random_below(40), known[random_below(6)]);
         if (random_below(2))
             words[i][random_below(30)] = (char)random_below(256);
