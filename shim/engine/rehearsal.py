@@ -48,7 +48,7 @@ def play(folder: str) -> Play:
     fifos, held = _make_fifos(folder)
     init = exec_ = None
     try:
-        init = _Actor(folder)
+        init, exec_ = _Actor(folder), _Actor(folder)  # before the daemon has threads
         _write(bundle, "init.pid", str(init.pid))
         options = Options(binary_name=_RUNTIME, root=os.path.join(folder, "root"))
         create = api.CreateTaskRequest(id=_ID, bundle=bundle, stdout=fifos[0], stderr=fifos[1])
@@ -58,7 +58,6 @@ def play(folder: str) -> Play:
         yield _TASK, "Start", api.StartRequest(id=_ID).SerializeToString()
         yield _TASK, "State", api.StateRequest(id=_ID).SerializeToString()
 
-        exec_ = _Actor(folder)
         _write(bundle, f"{_EXEC_ID}.pid", str(exec_.pid))
         added = api.ExecProcessRequest(id=_ID, exec_id=_EXEC_ID, stdout=fifos[0], stderr=fifos[1])
         added.spec.value = json.dumps(_PROCESS).encode()

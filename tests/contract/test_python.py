@@ -11,10 +11,16 @@ from tests.fakes import ROOT
 
 FORKS: Final = {"os.fork", "os.forkpty", "pty.fork", "os.system", "os.popen", "preexec_fn", "multiprocessing"}
 WAITS: Final = {"os.wait", "os.wait3", "os.wait4", "os.waitpid", "os.waitid"}
-# `start`, which has one thread then, becomes the daemon by it; tests/testing programs are no daemons.
-# `start`, and the zygote and its spares, all of which have one thread.
-MAY_FORK: Final = {"shim/runtime/daemon.py", "shim/runtime/zygote.py", "shim/runtime/zygote_spares.py"}
-MAY_WAIT: Final = {"shim/runtime/reaper.py", "shim/runtime/zygote_spares.py"}
+# `start`, which has one thread then and becomes the daemon by it; and the zygote, its rehearsals and its spares, all of
+# which have one thread.
+MAY_FORK: Final = {
+    "shim/engine/rehearsal.py",
+    "shim/runtime/daemon.py",
+    "shim/runtime/zygote.py",
+    "shim/runtime/zygote_spares.py",
+}
+# In a rehearsal after its daemon and reaper have ended.
+MAY_WAIT: Final = {"shim/runtime/reaper.py", "shim/runtime/rehearsal.py", "shim/runtime/zygote_spares.py"}
 
 
 def find_calls(source: str, names: set[str]) -> Iterator[str]:
