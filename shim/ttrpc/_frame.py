@@ -16,6 +16,10 @@ HEADER: Final = struct.Struct(">IIBB")
 HEADER_SIZE: Final = HEADER.size
 MAX_BODY: Final = 4 << 20
 LARGE: Final = 64 << 10  # from here on copies and page faults cost more than calls
+# Asked of a socket at a time.  From 128 KiB on the C library maps memory anew for each read and gives it back, whatever
+# comes: 11 us, more than a whole call costs.  A connection asks for more only after a read that filled the first size.
+READ_SIZE: Final = 64 << 10
+LARGE_READ_SIZE: Final = 256 << 10
 MAX_STREAM_ID: Final = 0xFFFFFFFF
 
 REQUEST: Final = 1

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from shim.ttrpc._client_connection import ClientConnection
 from shim.ttrpc._events import ClientEvent, EndReceived, FaultReceived, MessageReceived, ResponseReceived
-from shim.ttrpc._frame import DATA, HEADER
+from shim.ttrpc._frame import DATA, HEADER, LARGE_READ_SIZE, READ_SIZE
 from shim.ttrpc._inbox import Inbox
 from shim.ttrpc.address import end_connection, has_hung_up
 from shim.ttrpc.aio_waiting import Queue, Turn, wait_in, wake
@@ -23,7 +23,6 @@ from shim.ttrpc.rpc import Metadata, Rpc, metadata_pairs, timeout_ns
 from shim.ttrpc.status import Code, ConnectionClosedError, LocalProtocolError, RemoteProtocolError, RpcError
 from shim.ttrpc.unsent import Unsent
 
-_RECEIVE_SIZE: Final = 256 << 10
 _HIGH_WATER: Final = 1 << 20
 _STALL_S: Final = 1.0  # for so long may a stream whose owner takes nothing keep the others waiting
 
@@ -67,6 +66,7 @@ class AioLink:
         self._out = Unsent()
         self._is_corked = False
         self._is_writing = False
+        self._read_size = READ_SIZE
         self._room: Queue = []
         self._stalled: dict[Pending, float] = {}  # streams that are full, and when something was taken last
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -245,7 +245,7 @@ class AioLink:
     def _ready(self) -> bool:
         """Read once, for everybody; False when there was nothing."""
         try:
-            data = self._sock.recv(_RECEIVE_SIZE)
+            data = self._sock.recv(self._read_size)
         except BlockingIOError:
             return False
         except OSError:
@@ -253,6 +253,7 @@ class AioLink:
         if not data:
             self.close()
             return False
+        self._read_size = READ_SIZE if len(data) < READ_SIZE else LARGE_READ_SIZE
         if self._abandoned:
             self._forget_abandoned()
         pending_calls = self._pending

@@ -19,6 +19,7 @@ from typing import Any, Final
 from shim.ttrpc._client_connection import ClientConnection
 from shim.ttrpc._envelope import Metadata
 from shim.ttrpc._events import ClientEvent, MessageReceived, ResponseReceived
+from shim.ttrpc._frame import LARGE_READ_SIZE, READ_SIZE
 from shim.ttrpc._inbox import Inbox
 from shim.ttrpc._streams import Kind
 from shim.ttrpc.address import end_connection
@@ -26,7 +27,6 @@ from shim.ttrpc.outbox import LOOK_S, Outbox
 from shim.ttrpc.pending import AnsweredError, Pending, named
 from shim.ttrpc.status import Code, ConnectionClosedError, LocalProtocolError, RpcError
 
-_RECEIVE_SIZE: Final = 256 << 10
 _STALL_S: Final = 1.0  # for so long may a stream whose owner takes nothing keep the others waiting
 _SMALL_SIZE: Final = 16 << 10
 _HANG_UP: Final = getattr(select, "POLLRDHUP", select.POLLHUP)
@@ -45,6 +45,7 @@ class Link:
         self._followers: dict[Any, Pending] = {}  # gates of the threads that wait without reading, oldest first
         self._leader: Pending | None = None
         self._has_reader = False
+        self._read_size = READ_SIZE
         self._room = threading.Condition(self._lock)
         self._stalled: dict[Pending, float] = {}  # streams that are full, and when something was taken last
         self._abandoned: deque[Pending] = deque()
@@ -358,7 +359,7 @@ class Link:
                 return data
         elif pending.deadline is None and self._wake_fds is None:
             try:
-                return self._sock.recv(_RECEIVE_SIZE)
+                return self._sock.recv(self._read_size)
             except OSError:
                 return b""
         remaining = pending.remaining()
@@ -377,7 +378,7 @@ class Link:
 
     def _receive_now(self) -> bytes | None:
         try:
-            return self._sock.recv(_RECEIVE_SIZE, socket.MSG_DONTWAIT)
+            return self._sock.recv(self._read_size, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
         except OSError:
@@ -388,6 +389,7 @@ class Link:
         if not data:
             self._end()
             return
+        self._read_size = READ_SIZE if len(data) < READ_SIZE else LARGE_READ_SIZE
         if self._abandoned:
             self._forget_abandoned()
         table = self._pending

@@ -21,6 +21,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Final, Self
 
+from shim.ttrpc._frame import READ_SIZE
 from shim.ttrpc._mux import MAX_CONNECTION_ID, MuxCutter, MuxError, MuxReader
 from shim.ttrpc.loop import FAILED, READABLE, WRITABLE, Loop, LoopTimer
 from shim.ttrpc.status import ConnectionClosedError, LocalProtocolError
@@ -32,7 +33,6 @@ PLUGIN_SERVICE: Final = 1
 RUNTIME_SERVICE: Final = 2
 """NRI's connection on which the plugin calls the runtime."""
 
-_RECEIVE_SIZE: Final = 256 << 10
 _MAX_HELD: Final = 8 << 20  # two messages of the largest size
 _MAX_UNSENT: Final = 1 << 20
 _MOST_BUFFERS: Final = 64
@@ -85,7 +85,7 @@ class _Channel:
         """Give the user the end of the connection, after what the socket holds for it."""
         try:
             self.sock.shutdown(socket.SHUT_RDWR)
-            while self.sock.recv(_RECEIVE_SIZE):  # bytes left unread would turn the end into a reset
+            while self.sock.recv(READ_SIZE):  # bytes left unread would turn the end into a reset
                 pass
         except OSError:
             pass  # the user was faster
@@ -242,7 +242,7 @@ class Mux:
         if self._trunk is None:
             return False
         try:
-            data = self._trunk.recv(_RECEIVE_SIZE)
+            data = self._trunk.recv(READ_SIZE)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -319,7 +319,7 @@ class Mux:
     def _read_channel(self, channel: _Channel) -> None:
         """Take what a user has written, and write it to the trunk."""
         try:
-            data = channel.sock.recv(_RECEIVE_SIZE)
+            data = channel.sock.recv(READ_SIZE)
         except BlockingIOError:
             return
         except OSError:  # closed by its user, who had not read everything

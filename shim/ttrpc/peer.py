@@ -12,9 +12,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Final
 
 from shim.ttrpc._events import EndReceived, FaultReceived, MessageReceived, RequestReceived, ServerEvent
+from shim.ttrpc._frame import LARGE_READ_SIZE, READ_SIZE
 from shim.ttrpc._server_connection import ServerConnection
 from shim.ttrpc.address import has_hung_up
 from shim.ttrpc.calls import Call, OpenCall, Waker
@@ -27,8 +27,6 @@ from shim.ttrpc.unsent import JOINED_SIZE, Unsent
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from shim.ttrpc.loop_server import LoopServer
-
-_RECEIVE_SIZE: Final = 256 << 10
 
 
 class Peer:
@@ -49,6 +47,7 @@ class Peer:
         "_is_watch_due",
         "_limit",
         "_out",
+        "_read_size",
         "_sock",
         "_stall_timer",
         "_stalled",
@@ -81,6 +80,7 @@ class Peer:
         self._is_ended = False
         self._is_paused = False
         self._is_watch_due = False
+        self._read_size = READ_SIZE
         self._watched = READABLE
         server.loop.register(self._fd, READABLE, self._ready)
 
@@ -131,7 +131,7 @@ class Peer:
             if events == WRITABLE:
                 return
         try:
-            data = self._sock.recv(_RECEIVE_SIZE)
+            data = self._sock.recv(self._read_size)
         except BlockingIOError:
             return
         except OSError:
@@ -140,6 +140,7 @@ class Peer:
         if not data:
             self._end_input()
             return
+        self._read_size = READ_SIZE if len(data) < READ_SIZE else LARGE_READ_SIZE
         connection = self._connection
         with self.lock:
             received = connection.receive_data(data)
