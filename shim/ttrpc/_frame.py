@@ -102,12 +102,22 @@ class FrameReader:
         """True when the stream may end here without cutting a frame short."""
         return not self._held and self._oversized is None and self._begun is None
 
+    def lone(self, data: bytes) -> tuple[int, int, int, int] | None:
+        """Return the header if the next bytes are one whole frame, as they are with one call at a time, else None.
+
+        Takes nothing: who does not `feed` the bytes has to take them.
+        """
+        if self._held or self._oversized is not None or len(data) < HEADER_SIZE:
+            return None
+        header = HEADER.unpack_from(data)
+        return header if header[0] + HEADER_SIZE == len(data) and header[0] <= self._limit else None
+
     def feed(self, data: bytes) -> list[Frame]:
         """Take the next bytes and return the frames that they complete, in order."""
-        if not self._held and self._oversized is None and len(data) >= HEADER_SIZE:
-            length, stream_id, kind, flags = HEADER.unpack_from(data)
-            if length + HEADER_SIZE == len(data) and length <= self._limit:  # one call at a time: one whole frame
-                return [_new(Frame, (stream_id, kind, flags, length, data[HEADER_SIZE:]))]
+        header = self.lone(data)
+        if header is not None:
+            length, stream_id, kind, flags = header
+            return [_new(Frame, (stream_id, kind, flags, length, data[HEADER_SIZE:]))]
         frames: list[Frame] = []
         if self._oversized is not None:
             data = self._drop(data, frames)

@@ -17,6 +17,7 @@ from shim.ttrpc._frame import (
     DATA,
     END_OF_STREAM,
     HEADER,
+    HEADER_SIZE,
     MAX_BODY,
     NO_DATA,
     REMOTE_CLOSED,
@@ -108,6 +109,21 @@ class ServerConnection(Generic[MethodT]):
 
     def receive_data(self, data: bytes) -> list[ServerEvent[MethodT]]:
         """Take bytes from the peer and return what they complete; see `data_to_send` afterwards."""
+        header = self._reader.lone(data)
+        method = self._head_method
+        if header is not None and method is not None:  # one request, as most are: see _receive_request
+            _, stream_id, kind, _ = header
+            if (
+                kind == REQUEST
+                and stream_id & 1
+                and stream_id > self._last_id
+                and method.kind is _UNARY_KIND
+                and data.startswith(self._head, HEADER_SIZE)
+                and (from_ := _only_payload(data, HEADER_SIZE + len(self._head)))
+            ):
+                self._last_id = stream_id
+                self._streams[stream_id] = _UNARY
+                return [_new(RequestReceived, (stream_id, method, data[from_:], 0, _NO_METADATA))]
         events: list[ServerEvent[MethodT]] = []
         for frame in self._reader.feed(data):
             if frame.kind == REQUEST:
@@ -218,15 +234,9 @@ class ServerConnection(Generic[MethodT]):
             return
         self._last_id = stream_id
         method = self._head_method
-        at = len(self._head)
-        end = len(body)
         try:
             if (
-                method is not None
-                and body.startswith(self._head)
-                and end - at > 1
-                and body[at] == 0x1A
-                and (from_ := _only_payload(body, at, end))
+                method is not None and body.startswith(self._head) and (from_ := _only_payload(body, len(self._head)))
             ):  # as most calls are: the same method as before, a payload, nothing else
                 payload, timeout_ns, metadata = body[from_:], 0, _NO_METADATA
             else:
@@ -302,10 +312,16 @@ class ServerConnection(Generic[MethodT]):
         self._reject(stream_id, code, message)
 
 
-def _only_payload(body: bytes, at: int, end: int) -> int:
-    """Return where the payload begins if it is all that follows its tag at `at`, else 0."""
+def _only_payload(body: bytes, at: int) -> int:
+    """Return where the payload begins if it, behind its tag, is all that follows from `at` on, else 0."""
+    end = len(body)
+    if end - at < 2 or body[at] != 0x1A:
+        return 0
     size = body[at + 1]
     if size < 0x80:
         return at + 2 if at + 2 + size == end else 0
-    size, at = read_varint(body, at + 1)
+    try:
+        size, at = read_varint(body, at + 1)
+    except DecodeError:  # answered by who decodes all of it
+        return 0
     return at if at + size == end else 0

@@ -252,7 +252,7 @@ class Link:
         lock.acquire()
         try:
             while not pending.is_ready:
-                remaining = pending.remaining()
+                remaining = None if pending.deadline is None else pending.remaining()
                 if remaining is not None and remaining <= 0:
                     self._drop(pending)
                     error = pending.expired()
@@ -267,7 +267,8 @@ class Link:
                 self._drop(pending)
             raise
         finally:
-            self._promote()
+            if self._followers:
+                self._promote()
             lock.release()
 
     def _promote(self) -> None:

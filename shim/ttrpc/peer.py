@@ -142,11 +142,21 @@ class Peer:
             return
         self._read_size = READ_SIZE if len(data) < READ_SIZE else LARGE_READ_SIZE
         connection = self._connection
-        with self.lock:
+        lock = self.lock
+        lock.acquire()  # `with` costs twice as much
+        try:
             received = connection.receive_data(data)
-            self._is_corked = True
-            if connection.has_answers:
-                self._write(connection.data_to_send())
+            lone = received[0] if len(received) == 1 and not connection.has_answers else None
+            if type(lone) is not RequestReceived or not self._is_quick(lone):
+                lone = None
+                self._is_corked = True
+                if connection.has_answers:
+                    self._write(connection.data_to_send())
+        finally:
+            lock.release()
+        if lone is not None:
+            self._answer_alone(lone)
+            return
         self._dispatch(received)
         if self._backlog:
             self._go_on()
@@ -173,6 +183,25 @@ class Peer:
                     self._start(event)
         finally:
             self.uncork(answers, size)
+        if self.server.is_draining:
+            self.server.loop.call_soon(self.server.check_drained)
+
+    def _is_quick(self, request: RequestReceived[Endpoint]) -> bool:
+        """Tell whether a request can be answered at once, past what might be held back; the lock is held."""
+        if not request.method.is_quick or request.timeout_ns or not self.server.is_plain:
+            return False
+        return not (self._is_corked or self._backlog or self._out.size) and self._watched == READABLE
+
+    def _answer_alone(self, request: RequestReceived[Endpoint]) -> None:
+        """Answer a request that came alone: `_dispatch` in short, without a cork, which only several answers need."""
+        answer = self._answer_quickly(request)
+        if answer:
+            lock = self.lock
+            lock.acquire()
+            try:
+                self._write(answer)
+            finally:
+                lock.release()
         if self.server.is_draining:
             self.server.loop.call_soon(self.server.check_drained)
 

@@ -79,6 +79,31 @@ def test_a_payload_of_any_size_is_what_protobuf_writes_and_reads(client: ClientC
     )
 
 
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 300])
+def test_an_answer_says_the_same_whole_and_in_pieces(size: int) -> None:
+    """One that comes alone takes a shorter way if it is small."""
+    frame = answer(1, PbResponse(payload=bytes(size)).SerializeToString())
+    for pieces in ([frame], [frame[:12], frame[12:]], [frame[at : at + 1] for at in range(len(frame))]):
+        client = ClientConnection()
+        call(client)
+
+        assert [ResponseReceived(1, 0, "", bytes(size))] == [
+            event for piece in pieces for event in client.receive_data(piece)
+        ]
+        assert not client.is_active(1)
+
+
+def test_a_payload_that_looks_like_an_answer_is_none(client: ClientConnection) -> None:
+    """Though it comes by itself, behind the rest of its frame."""
+    first, second = call(client), call(client)
+    inner = answer(second, encode_response(b"no"))
+    frame = answer(first, encode_response(inner))
+
+    assert [] == client.receive_data(frame[: -len(inner)])
+    assert [ResponseReceived(first, 0, "", inner)] == client.receive_data(inner)
+    assert client.is_active(second)
+
+
 def test_golden_data(client: ClientConnection) -> None:
     """A message, an empty one, and the end in a frame of its own."""
     for _ in range(3):
