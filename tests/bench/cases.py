@@ -1,99 +1,98 @@
 """What is measured: each case takes one sample of one side, in containers of the same containerd.
 
-A case returns its figures by metric; METRICS names them for people. Times are in ms unless the name says otherwise.
+A case returns its figures by row; rows.py has their names and units.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
-from shim.runtime.zygote_protocol import SWITCH_VARIABLE
-from shim.testing.containerd import RUNTIME, Containerd
-from shim.testing.leftovers import processes, runs_shim
+from tests.bench.calls import Caller, socket_in
+from tests.bench.containers import Containers
 from tests.bench.launch import Launcher
+from tests.bench.memory import PeakCgroup, peak_resident_mb
+from tests.bench.rows import ALONE, AT_ONCE, CROWD, MANY, OURS
+from tests.bench.setting import Mode, Side
 
 _GIB: Final = 1 << 30
-_BURST: Final = 12
-_GREAT_BURST: Final = 30
-_MANY: Final = 100
-
-METRICS: Final[Mapping[str, str]] = {
-    "start": "start until exit, ms",
-    "connect": "start until the first RPC is answered, ms",
-    "start-plain": "start until exit, ours without the fast path, ms",
-    "version": "-v, ms",
-    "delete": "delete with nothing to delete, ms",
-    "run": "ctr run --rm ... true, ms",
-    "exec": "ctr tasks exec ... true, ms",
-    "burst": f"{_BURST} ctr run --detach at once, ms",
-    "great-burst": f"{_GREAT_BURST} ctr run --detach at once, ms",
-    "stdout": "1 GiB of stdout through ctr run --rm, s",
-    "pss-1": "PSS of all shim processes, 1 container, MB",
-    f"pss-{_MANY}": f"PSS of all shim processes, {_MANY} containers, MB",
-}
-
-# What ours shall be of Go's, as the design has it.
-TARGETS: Final[Mapping[str, float]] = {
-    "start": 0.6,
-    "connect": 0.6,
-    "version": 1.0,
-    "run": 0.9,
-    "pss-1": 1.0,
-    f"pss-{_MANY}": 0.8,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One of the two shims."""
-
-    name: str
-    runtime: str
-    shim: Path
+_STATE_CALLS: Final = 500
+# As long as a zygote takes to have its next spare ready, which is part of what a launch costs.
+_SPARE_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One measurement: its metrics, how often it is made (in full, quick), and how."""
+    """One measurement: its rows, how often it is made (in full, quick; 0: not at all), and how.
 
-    metrics: tuple[str, ...]
+    `sides` are those that it compares, if not all shims.
+    """
+
+    rows: tuple[str, ...]
+    mode: Mode
     runs: int
     quick_runs: int
     warm_up: int
     measure: Callable[[Side], Mapping[str, float]]
+    sides: Sequence[Side] = ()
 
 
 class Bench:
-    """The cases, bound to one containerd."""
+    """The cases, bound to one containerd in one mode; a context manager."""
 
-    def __init__(self, containerd: Containerd, zygotes: Path) -> None:
-        self._containerd = containerd
-        self._zygotes = zygotes
-        version = "v2" if containerd.release.major < 2 else "v3"  # Go's shim serves only the one of its time
-        self._launcher = Launcher(containerd, f"containerd.task.{version}.Task", zygotes / "by-hand")
-        self._serial = 0
-        self._exec_targets: dict[str, str] = {}
+    def __init__(self, containers: Containers, mode: Mode, environment: Mapping[str, str], folder: Path) -> None:
+        self._containers = containers
+        self._mode = mode
+        self._environment = environment
+        self._folder = folder
+        self._launcher = Launcher(containers.containerd, environment, folder / "by-hand")
+        self._living: dict[str, str] = {}
+        self._meters: dict[str, tuple[PeakCgroup, Launcher]] = {}
+        self._callers: dict[str, tuple[Caller, str]] = {}
+        self._cleanup = contextlib.ExitStack()
 
-    def cases(self) -> list[Case]:
-        """Return all cases, the quick ones first."""
-        return [
-            Case(("start", "connect"), 40, 10, 3, self.launch),
-            Case(("start-plain",), 20, 5, 1, self.launch_plainly),
-            Case(("version",), 40, 10, 2, self.version),
-            Case(("delete",), 20, 5, 1, self.delete),
-            Case(("run",), 20, 5, 2, self.run),
-            Case(("exec",), 20, 5, 2, self.exec),
-            Case(("burst",), 7, 2, 0, lambda side: {"burst": self.burst(side, _BURST)}),
-            Case(("great-burst",), 5, 1, 0, lambda side: {"great-burst": self.burst(side, _GREAT_BURST)}),
-            Case(("stdout",), 5, 1, 1, self.stdout),
-            Case(("pss-1", f"pss-{_MANY}"), 3, 1, 0, self.pss),
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._cleanup.close()
+
+    def cases(self, sides: Sequence[Side]) -> list[Case]:
+        """Return the cases of this mode, the quick ones first."""
+        ours = next(side for side in sides if side.name == OURS)
+        crowd = [Side(name, ours.runtime, ours.shim, ours.service) for name in (ALONE, OURS)]
+        cases = [
+            Case(("size",), Mode.WARM, 1, 1, 0, self.size),
+            Case(("start", "connect"), Mode.WARM, 60, 10, 3, self.launch),
+            Case(("version",), Mode.WARM, 60, 10, 2, self.version),
+            Case(("delete",), Mode.WARM, 30, 5, 1, self.delete),
+            Case(("run",), Mode.WARM, 40, 5, 2, self.run),
+            Case(("exec",), Mode.WARM, 40, 5, 2, self.exec),
+            Case(("state",), Mode.WARM, 20, 5, 1, self.state),
+            Case(("peak", "daemon-peak"), Mode.WARM, 10, 3, 2, self.peak),
+            Case(("burst",), Mode.WARM, 9, 1, 1, self.burst),
+            Case(("stdout",), Mode.WARM, 7, 1, 1, self.stdout),
+            Case(("pss-1",), Mode.WARM, 5, 1, 0, lambda side: {"pss-1": self.pss(side, 1)}),
+            Case((f"pss-{MANY}",), Mode.WARM, 3, 0, 0, lambda side: {f"pss-{MANY}": self.pss(side, MANY)}),
+            Case((f"dense-{MANY}",), Mode.DENSE, 3, 0, 0, lambda side: {f"dense-{MANY}": self.pss(side, MANY)}),
+            Case(("crowd",), Mode.DENSE, 20, 0, 1, self.crowd, crowd),
+            Case(("plain-start",), Mode.PLAIN, 20, 5, 1, self.plain_start),
+            Case(("plain-run",), Mode.PLAIN, 20, 5, 1, self.plain_run),
         ]
+        return [case for case in cases if case.mode is self._mode]
+
+    def size(self, side: Side) -> Mapping[str, float]:
+        """The file that is installed."""
+        return {"size": side.shim.stat().st_size / 1e6}
 
     def version(self, side: Side) -> Mapping[str, float]:
         """`-v`: the least that a launch can do."""
@@ -101,12 +100,12 @@ class Bench:
 
     def launch(self, side: Side) -> Mapping[str, float]:
         """`start`, as containerd does it."""
-        launch = self._launcher.launch(side.shim)
+        launch = self._launcher.launch(side)
         return {"start": launch.start_ms, "connect": launch.answered_ms}
 
-    def launch_plainly(self, side: Side) -> Mapping[str, float]:
+    def plain_start(self, side: Side) -> Mapping[str, float]:
         """`start` where there is no zygote: what the first one after a reboot takes."""
-        return {"start-plain": self._launcher.launch(side.shim, {SWITCH_VARIABLE: "off"}).start_ms}
+        return {"plain-start": self._launcher.launch(side).start_ms}
 
     def delete(self, side: Side) -> Mapping[str, float]:
         """`delete`, as containerd does it after every task."""
@@ -114,39 +113,51 @@ class Bench:
 
     def run(self, side: Side) -> Mapping[str, float]:
         """A whole container life, as a user sees it."""
-        args = self._containerd.run_arguments(self._name(), "true", runtime=side.runtime)
-        began = time.perf_counter()
-        self._containerd.ctr(*args)
-        return {"run": _ms_since(began)}
+        return {"run": self._containers.life_ms(side)}
+
+    def plain_run(self, side: Side) -> Mapping[str, float]:
+        """That without a zygote."""
+        return {"plain-run": self._containers.life_ms(side)}
 
     def exec(self, side: Side) -> Mapping[str, float]:
         """A process in a container that is already there."""
-        if side.name not in self._exec_targets:
-            self._exec_targets[side.name] = self._name()
-            self._detached(side, self._exec_targets[side.name])
+        target = self._alive(side)
         began = time.perf_counter()
-        self._containerd.exec(self._exec_targets[side.name], "true")
-        return {"exec": _ms_since(began)}
+        self._containers.containerd.exec(target, "true")
+        return {"exec": (time.perf_counter() - began) * 1e3}
 
-    def burst(self, side: Side, count: int) -> float:
-        """Many starts at the same time."""
-        names = [self._name() for _ in range(count)]
-        began = time.perf_counter()
-        clients = [self._containerd.popen(*self._detached_arguments(side, name)) for name in names]
-        outputs = [client.communicate(timeout=120) for client in clients]
-        elapsed = _ms_since(began)
-        for client, (_, stderr) in zip(clients, outputs, strict=True):
-            if client.returncode:
-                raise RuntimeError(f"ctr run ended with {client.returncode}: {stderr!r}")
-        self._remove(names)
-        return elapsed
+    def state(self, side: Side) -> Mapping[str, float]:
+        """State of a live task, over one connection, with nobody between."""
+        target = self._alive(side)
+        with Caller(socket_in(self._containers.containerd.bundle(target)), side.service) as caller:
+            return {"state": caller.p50_us("State", target, _STATE_CALLS)}
+
+    def peak(self, side: Side) -> Mapping[str, float]:
+        """What a `start` adds to memory at its peak, with daemon, zygote and the zygote's next spare."""
+        meter, launcher = self._meter(side)
+        resident = 0.0
+
+        def look(pid: int) -> None:
+            nonlocal resident
+            time.sleep(_SPARE_S)
+            resident = peak_resident_mb(pid)
+
+        meter.settle()
+        meter.reset()
+        launcher.launch(side, look)
+        return {"peak": meter.added_mb(), "daemon-peak": resident}
+
+    def burst(self, side: Side) -> Mapping[str, float]:
+        """Many lives at the same time."""
+        return {"burst": self._containers.lives_ms(side, AT_ONCE)}
 
     def stdout(self, side: Side) -> Mapping[str, float]:
         """Output through fifo, `ctr` and a pipe, counted at its end."""
         writer = ["dd", "if=/dev/zero", "bs=1M", f"count={_GIB >> 20}"]
-        args = self._containerd.run_arguments(self._name(), *writer, runtime=side.runtime)
+        containers = self._containers
+        args = containers.containerd.run_arguments(containers.name(), *writer, runtime=side.runtime)
         began = time.perf_counter()
-        with self._containerd.popen(*args, stderr=subprocess.DEVNULL) as client:
+        with containers.containerd.popen(*args, stderr=subprocess.DEVNULL) as client:
             assert client.stdout is not None
             received = 0
             while size := len(os.read(client.stdout.fileno(), 1 << 20)):
@@ -156,54 +167,46 @@ class Bench:
             raise RuntimeError(f"{received} of {_GIB} bytes arrived, ctr ended with {client.returncode}")
         return {"stdout": elapsed}
 
-    def pss(self, side: Side) -> Mapping[str, float]:
+    def pss(self, side: Side, count: int) -> float:
         """Memory of all that runs the shim's executable, zygote and spare too, with containers of this side only."""
+        self._end_living()
         self._launcher.end_zygotes()
-        self._remove(list(self._exec_targets.values()))
-        self._exec_targets.clear()
-        names = [self._name() for _ in range(_MANY)]
-        self._detached(side, names[0])
-        one = self._settled_pss(side)
-        for name in names[1:]:
-            self._detached(side, name)
-        many = self._settled_pss(side)
-        self._remove(names)
-        return {"pss-1": one, f"pss-{_MANY}": many}
+        names = [self._containers.detached(side) for _ in range(count)]
+        held = self._containers.settled_pss_mb(side)
+        self._containers.remove(names)
+        return held
 
-    def _settled_pss(self, side: Side) -> float:
-        # A start process may still be about to end, a collector to give memory back.
-        time.sleep(1.0)
-        pids = {process.pid for process in self._containerd.shims() if runs_shim(process, (side.shim.name,))}
-        if not pids:
-            raise RuntimeError(f"no process runs {side.shim.name}")
-        if side.runtime == RUNTIME:
-            pids |= {process.pid for process in processes() if str(self._zygotes) in "".join(process.arguments[2:])}
-        return sum(map(_pss_kb, pids)) / 1e3
+    def crowd(self, side: Side) -> Mapping[str, float]:
+        """State of a task whose daemon has many others, or none: one daemon for each namespace of containerd."""
+        if side.name not in self._callers:
+            namespace = f"{self._containers.containerd.namespace}-{len(self._callers)}"
+            count = 1 if side.name == ALONE else CROWD
+            names = [self._containers.detached(side, namespace=namespace) for _ in range(count)]
+            self._cleanup.callback(self._containers.remove, names, namespace)
+            bundle = self._containers.containerd.bundle(names[-1], namespace)
+            caller = self._cleanup.enter_context(Caller(socket_in(bundle), side.service))
+            self._callers[side.name] = caller, names[-1]
+        caller, name = self._callers[side.name]
+        return {"crowd": caller.p50_us("State", name, _STATE_CALLS)}
 
-    def _name(self) -> str:
-        self._serial += 1
-        return f"bench{self._serial}"
+    def _alive(self, side: Side) -> str:
+        if side.name not in self._living:
+            if not self._living:
+                self._cleanup.callback(self._end_living)
+            self._living[side.name] = self._containers.detached(side)
+        return self._living[side.name]
 
-    def _detached_arguments(self, side: Side, name: str) -> list[str]:
-        options = ["--null-io"]
-        return self._containerd.run_arguments(name, "sleep", "600", detach=True, options=options, runtime=side.runtime)
+    def _end_living(self) -> None:
+        self._containers.remove(list(self._living.values()))
+        self._living.clear()
 
-    def _detached(self, side: Side, name: str) -> None:
-        self._containerd.ctr(*self._detached_arguments(side, name))
-
-    def _remove(self, names: list[str]) -> None:
-        if names:
-            self._containerd.ctr("tasks", "rm", "--force", *names, check=False)
-            self._containerd.ctr("containers", "rm", *names)
-
-
-def _ms_since(began: float) -> float:
-    return (time.perf_counter() - began) * 1e3
-
-
-def _pss_kb(pid: int) -> int:
-    try:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0
-    return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    def _meter(self, side: Side) -> tuple[PeakCgroup, Launcher]:
+        if side.name not in self._meters:
+            containerd = self._containers.containerd
+            meter = self._cleanup.enter_context(PeakCgroup(f"{containerd.namespace}-peak-{side.name}"))
+            # A zygote serves only callers of its own cgroup: so this has one of its own.
+            zygotes = self._folder / f"peak-{side.name}"
+            launcher = Launcher(containerd, self._environment, zygotes, meter.prefix)
+            self._cleanup.callback(launcher.end_zygotes)
+            self._meters[side.name] = meter, launcher
+        return self._meters[side.name]

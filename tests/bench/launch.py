@@ -1,7 +1,6 @@
 """Starts a shim by hand, with the argv, environment and stdin of containerd 1.6, in a bundle made by hand.
 
-The clock runs from before the spawn until `start` has exited, and until the first RPC is answered. The RPC is raw bytes
-of ttrpc, so that no client library's time is in the figures.
+The clock runs from before the spawn until `start` has exited, and until the first call is answered.
 """
 
 from __future__ import annotations
@@ -10,22 +9,25 @@ import contextlib
 import json
 import os
 import shutil
-import socket
-import struct
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from shim.runtime.zygote_protocol import FOLDER_VARIABLE, SWITCH_VARIABLE
+from shim.runtime.zygote_protocol import FOLDER_VARIABLE
 from shim.testing.containerd import Containerd
+from shim.testing.leftovers import processes
+from tests.bench.calls import Caller, socket_of
+from tests.bench.setting import Side
 
 # A google.protobuf.Any with the type of the runc options and no value, which is what `ctr run` makes 1.6 send.
 _OPTIONS: Final = b"\x0a\x1acontainerd.runc.v1.Options"
-_RESPONSE: Final = 2
 _TIMEOUT_S: Final = 20.0
+
+# The annotation by which both shims put containers into one daemon.
+POD: Final = "io.kubernetes.cri.sandbox-id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,81 +39,100 @@ class Launch:
 
 
 class Launcher:
-    """Launches shims against one containerd; every launch has a bundle and an id of its own."""
+    """Launches shims against one containerd; every launch has a bundle and an id of its own.
 
-    def __init__(self, containerd: Containerd, service: str, zygotes: Path) -> None:
+    `environment` is the mode's; `zygotes` is where those of these launches listen, since a zygote serves one parent.
+    `prefix` is a command that runs the shim as the process that it is itself.
+    """
+
+    def __init__(
+        self, containerd: Containerd, environment: Mapping[str, str], zygotes: Path, prefix: Sequence[str] = ()
+    ) -> None:
         self._containerd = containerd
         self._zygotes = zygotes
-        self._service = service
+        self._environment = {**environment, FOLDER_VARIABLE: str(zygotes)}
+        self._prefix = list(prefix)
         self._serial = 0
 
     def version(self, shim: Path) -> float:
         """Do `-v`, and return the milliseconds it took."""
-        environment = {**os.environ, FOLDER_VARIABLE: str(self._zygotes), SWITCH_VARIABLE: "on"}
+        environment = {**os.environ, **self._environment}
         began = time.perf_counter()
         subprocess.run([shim, "-v"], check=True, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         return (time.perf_counter() - began) * 1e3
 
     def end_zygotes(self) -> None:
-        """End the zygotes that starts by hand have left."""
+        """End the zygotes that starts by hand have left, and wait until they are gone."""
         shutil.rmtree(self._zygotes, ignore_errors=True)
+        deadline = time.monotonic() + _TIMEOUT_S
+        while any(str(self._zygotes) in "".join(process.arguments[2:]) for process in processes()):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the zygote of {self._zygotes} did not end")
+            time.sleep(0.01)
 
-    def launch(self, shim: Path, extra: Mapping[str, str] | None = None) -> Launch:
-        """Do `start`, with `extra` in its environment, the first RPC, and a Shutdown after the clock has stopped."""
+    def launch(self, side: Side, look: Callable[[int], None] | None = None) -> Launch:
+        """Do `start`, the first call, and after the clock has stopped `look` at the daemon's pid, and a Shutdown."""
         container, bundle = self._bundle()
         log = os.open(bundle / "log", os.O_RDWR | os.O_NONBLOCK)
         try:
             began = time.perf_counter()
-            answer = self._call(shim, container, bundle, ["start"], _OPTIONS, extra or {}).strip()
+            path = socket_of(self._call(side.shim, container, bundle, ["start"], _OPTIONS))
             started = time.perf_counter()
-            # Go's shims of 2.x answer in JSON.
-            path = (json.loads(answer)["address"] if answer.startswith("{") else answer).removeprefix("unix://")
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(_TIMEOUT_S)
-                connection.connect(path)
-                self._request(connection, 1, "Connect", container)
+            with Caller(path, side.service) as caller:
+                answer = caller.call("Connect", container)
                 answered = time.perf_counter()
+                if look is not None:
+                    look(_shim_pid(answer))
                 # The answer to Shutdown may lose the race against the end of the shim.
                 with contextlib.suppress(ConnectionError):
-                    self._request(connection, 3, "Shutdown", container)
+                    caller.call("Shutdown", container)
             _wait_gone(Path(path))
         finally:
             os.close(log)
         return Launch((started - began) * 1e3, (answered - began) * 1e3)
 
+    def join(self, side: Side, pod: str = "") -> float:
+        """Do a `start` that is answered with the socket of a daemon that runs already; return the milliseconds."""
+        container, bundle = self._bundle(pod)
+        log = os.open(bundle / "log", os.O_RDWR | os.O_NONBLOCK)
+        try:
+            began = time.perf_counter()
+            self._call(side.shim, container, bundle, ["start"], _OPTIONS)
+            return (time.perf_counter() - began) * 1e3
+        finally:
+            os.close(log)
+
     def delete(self, shim: Path) -> float:
         """Do the `delete` action for a container that never was, and return the milliseconds it took."""
         container, bundle = self._bundle()
         began = time.perf_counter()
-        self._call(shim, container, bundle, ["-bundle", str(bundle), "delete"], b"", {})
+        self._call(shim, container, bundle, ["-bundle", str(bundle), "delete"], b"")
         return (time.perf_counter() - began) * 1e3
 
-    def _bundle(self) -> tuple[str, Path]:
+    def _bundle(self, pod: str = "") -> tuple[str, Path]:
         self._serial += 1
-        container = f"launch{self._serial}"
+        container = f"{self._zygotes.name}{self._serial}"
         self._containerd.remember(container)
         bundle = self._containerd.folder / "bundles" / container
         (bundle / "rootfs").mkdir(parents=True)
-        (bundle / "config.json").write_text(json.dumps({"ociVersion": "1.0.2", "process": {"args": ["true"]}}))
+        process = {"args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0}}
+        spec = {"ociVersion": "1.0.2", "process": process, "annotations": {POD: pod} if pod else {}}
+        (bundle / "config.json").write_text(json.dumps(spec))
         (bundle / "options.json").write_text("{}")
         (bundle / "runtime").write_text("")
         os.mkfifo(bundle / "log", 0o700)
         return container, bundle
 
-    def _call(
-        self, shim: Path, container: str, bundle: Path, action: list[str], stdin: bytes, extra: Mapping[str, str]
-    ) -> str:
+    def _call(self, shim: Path, container: str, bundle: Path, action: list[str], stdin: bytes) -> str:
         containerd = self._containerd
-        command = [str(shim), "-namespace", containerd.namespace, "-address", containerd.address]
+        command = [*self._prefix, str(shim), "-namespace", containerd.namespace, "-address", containerd.address]
         command += ["-publish-binary", str(containerd.release.containerd), "-id", container, *action]
         environment = {
             **os.environ,
             "GOMAXPROCS": "2",
             "TMPDIR": str(containerd.tmp),
             "TTRPC_ADDRESS": f"{containerd.address}.ttrpc",
-            FOLDER_VARIABLE: str(self._zygotes),
-            SWITCH_VARIABLE: "on",
-            **extra,
+            **self._environment,
         }
         with subprocess.Popen(
             command,
@@ -127,31 +148,17 @@ class Launcher:
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {output!r}")
         return output.decode(errors="replace")
 
-    def _request(self, connection: socket.socket, stream: int, method: str, container: str) -> None:
-        payload = _field(1, container.encode())
-        body = _field(1, self._service.encode()) + _field(2, method.encode()) + _field(3, payload)
-        connection.sendall(struct.pack(">IIBB", len(body), stream, 1, 0) + body)
-        length, got, kind, _ = struct.unpack(">IIBB", _receive(connection, 10))
-        answer = _receive(connection, length)
-        has_status = answer[:1] == b"\x0a" and answer[1] != 0
-        if (got, kind) != (stream, _RESPONSE) or has_status:
-            raise RuntimeError(f"{method} was answered with a frame of type {kind} for stream {got}: {answer!r}")
 
-
-def _field(number: int, value: bytes) -> bytes:
-    if len(value) > 127:
-        raise ValueError("only short fields are encoded here")
-    return bytes([number << 3 | 2, len(value)]) + value
-
-
-def _receive(connection: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        chunk = connection.recv(size - len(data))
-        if not chunk:
-            raise ConnectionError("the shim closed the connection")
-        data += chunk
-    return data
+def _shim_pid(answer: bytes) -> int:
+    """Return the first field, shim_pid, of the ConnectResponse in a response's second field (status is empty)."""
+    payload = answer[answer.index(b"\x12") + 2 :]
+    number, shift = 0, 0
+    for byte in payload[1:]:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            break
+    return number
 
 
 def _wait_gone(path: Path) -> None:

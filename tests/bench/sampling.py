@@ -1,40 +1,22 @@
-"""Interleaved samples of two sides, and their statistics.
+"""Interleaved samples of several sides, and their statistics.
 
-The sides take turns (A B, B A, A B ...), so that a change of the machine's load in the middle meets both alike.
+The sides take turns (A B, B A, A B ...), so that a change of the machine's load in the middle meets all alike, and the
+samples of one turn are a pair.
 """
 
 from __future__ import annotations
 
+import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
+
+from tests.bench.report import Spread, Versus
 
 SideT = TypeVar("SideT")
 
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What the samples of one side come to."""
-
-    samples: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """The middle sample."""
-        return statistics.median(self.samples)
-
-    def as_json(self) -> dict[str, object]:
-        """Return the form for the JSON file."""
-        return {
-            "median": round(self.median, 4),
-            "min": round(min(self.samples), 4),
-            "max": round(max(self.samples), 4),
-            "samples": [round(sample, 4) for sample in self.samples],
-        }
-
-    def __str__(self) -> str:
-        return f"{_figure(self.median)} ({_figure(min(self.samples))}-{_figure(max(self.samples))})"
+_RESAMPLES: Final = 2000
+_CONFIDENCE: Final = 0.95
 
 
 def interleave(
@@ -44,8 +26,8 @@ def interleave(
     runs: int,
     warm_up: int,
     name_of: Callable[[SideT], str],
-) -> dict[str, dict[str, Summary]]:
-    """Measure each side `warm_up` times for nothing and `runs` times for good; return metric -> side -> summary."""
+) -> dict[str, dict[str, list[float]]]:
+    """Measure each side `warm_up` times for nothing and `runs` times for good; return metric -> side -> samples."""
     samples: dict[str, dict[str, list[float]]] = {}
     for turn in range(-warm_up, runs):
         for side in sides if turn % 2 == 0 else reversed(sides):
@@ -54,11 +36,43 @@ def interleave(
                 continue
             for metric, value in measured.items():
                 samples.setdefault(metric, {}).setdefault(name_of(side), []).append(value)
+    return samples
+
+
+def spread(samples: Sequence[float]) -> Spread:
+    """Return what the samples of one side come to."""
+    q1, _, q3 = statistics.quantiles(samples, n=4, method="inclusive") if len(samples) > 1 else (samples[0],) * 3
     return {
-        metric: {side: Summary(tuple(values)) for side, values in by_side.items()}
-        for metric, by_side in samples.items()
+        "median": _rounded(statistics.median(samples)),
+        "q1": _rounded(q1),
+        "q3": _rounded(q3),
+        "min": _rounded(min(samples)),
+        "max": _rounded(max(samples)),
+        "n": len(samples),
+        "samples": [_rounded(sample) for sample in samples],
     }
 
 
-def _figure(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+def versus(ours: Sequence[float], base: Sequence[float]) -> Versus:
+    """Return the ratio of the medians, and its 95 % interval by resampling pairs (turns, not samples, are drawn).
+
+    The draws are seeded: the same samples give the same interval. Of very few pairs it is the range of their ratios.
+    """
+    pairs = list(zip(ours, base, strict=True))
+    # Not a secret: a statistic that shall come out alike again.
+    chance = random.Random(len(pairs))  # noqa: S311
+    drawn = sorted(_ratio(chance.choices(pairs, k=len(pairs))) for _ in range(_RESAMPLES))
+    cut = round(_RESAMPLES * (1 - _CONFIDENCE) / 2)
+    return {
+        "ratio": _rounded(_ratio(pairs)),
+        "low": _rounded(drawn[cut]),
+        "high": _rounded(drawn[-1 - cut]),
+    }
+
+
+def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
+    return statistics.median(one for one, _ in pairs) / statistics.median(other for _, other in pairs)
+
+
+def _rounded(value: float) -> float:
+    return round(value, 4)
