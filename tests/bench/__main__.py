@@ -17,7 +17,7 @@ from shim.testing import releases, sweep
 from shim.testing.containerd import CommandError
 from shim.testing.image import ImageError
 from shim.testing.releases import Release, ReleaseError
-from tests.bench import machine, publish, report, rust, table
+from tests.bench import machine, publish, report, table
 from tests.bench.measure import Listener, Wanted, measure
 from tests.bench.report import Figures, Report, ReportError, Step
 from tests.bench.rows import ROWS
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; everything that was started is stopped\n")
         return 130
-    except (CommandError, ImageError, ReleaseError, ReportError, rust.BuildError, RuntimeError, OSError) as error:
+    except (CommandError, ImageError, ReleaseError, ReportError, RuntimeError, OSError) as error:
         sys.stderr.write(f"failed: {error}\n")
         return 1
     return 0
@@ -53,9 +53,7 @@ def _run(options: argparse.Namespace) -> Report:
     if not ours.is_file():
         raise RuntimeError(f"there is no {ours}: run ./just build first")
     chosen = _releases(options.containerd)
-    wanted = Wanted(
-        ours, rust.shim() if options.rust else None, options.only or (), quick=options.quick, growth=options.growth
-    )
+    wanted = Wanted(ours, options.rust, options.only or (), quick=options.quick, growth=options.growth)
     found: Report = {"format": report.FORMAT, "machine": machine.describe(), "releases": []}
     with sweep.interruptible():
         for release in chosen:

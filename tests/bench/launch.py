@@ -26,6 +26,20 @@ from tests.bench.setting import Side
 _OPTIONS: Final = b"\x0a\x1acontainerd.runc.v1.Options"
 _TIMEOUT_S: Final = 20.0
 
+# Those options as containerd keeps them for `delete`: of the three shims one wants them whole.
+_KEPT_OPTIONS: Final = {
+    "no_pivot_root": False,
+    "no_new_keyring": False,
+    "shim_cgroup": "",
+    "io_uid": 0,
+    "io_gid": 0,
+    "binary_name": "",
+    "root": "",
+    "systemd_cgroup": False,
+    "criu_image_path": "",
+    "criu_work_path": "",
+}
+
 # The annotation by which both shims put containers into one daemon.
 POD: Final = "io.kubernetes.cri.sandbox-id"
 
@@ -118,7 +132,7 @@ class Launcher:
         process = {"args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0}}
         spec = {"ociVersion": "1.0.2", "process": process, "annotations": {POD: pod} if pod else {}}
         (bundle / "config.json").write_text(json.dumps(spec))
-        (bundle / "options.json").write_text("{}")
+        (bundle / "options.json").write_text(json.dumps(_KEPT_OPTIONS))
         (bundle / "runtime").write_text("")
         os.mkfifo(bundle / "log", 0o700)
         return container, bundle

@@ -9,14 +9,14 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shim.testing.containerd import Containerd
+from shim.testing.containerd import CommandError, Containerd
 from shim.testing.releases import Release
-from tests.bench import growth
+from tests.bench import growth, rust
 from tests.bench.cases import Bench, Case
 from tests.bench.containers import Containers
 from tests.bench.memory import UnmeasuredError
 from tests.bench.report import Figures, ReleaseFigures, Step
-from tests.bench.rows import ROWS
+from tests.bench.rows import GO, ROWS, RUST
 from tests.bench.sampling import interleave, spread, versus
 from tests.bench.setting import Mode, Side, environment, sides
 
@@ -26,7 +26,7 @@ class Wanted:
     """What shall be measured: `only` these rows (empty: all), in the quick way, with growth."""
 
     ours: Path
-    rust: Path | None = None
+    rust: bool = False
     only: Collection[str] = ()
     quick: bool = False
     growth: bool = False
@@ -44,7 +44,7 @@ class Listener:
 def measure(release: Release, wanted: Wanted, listener: Listener) -> ReleaseFigures:
     """Return all figures under one release."""
     found: ReleaseFigures = {"containerd": release.version, "rows": [], "growth": [], "unmeasured": {}}
-    shims = sides(release, wanted.ours, wanted.rust)
+    shims = sides(release, wanted.ours, _rust_shim(release, listener) if wanted.rust else None)
     for mode in Mode:
         # Zygotes of its own, so that all of them are known and none is left.
         folder = Path(tempfile.mkdtemp(prefix="zb-", dir="/tmp"))
@@ -67,7 +67,7 @@ def _measure_mode(
     folder: Path,
 ) -> None:
     variables = environment(mode, folder)
-    path = [wanted.ours.parent] + ([wanted.rust.parent] if wanted.rust else [])
+    path = list(dict.fromkeys(side.shim.parent for side in shims if side.name != GO))
     containerd = Containerd(release, path, environment=dict(variables))
     containers = Containers(containerd, folder)
     bench = Bench(containers, mode, variables, folder)
@@ -80,7 +80,7 @@ def _measure_mode(
         with bench:
             for case in cases:
                 try:
-                    rows = _measure_case(case, wanted, shims)
+                    rows = _measure_case(case, wanted, case.sides or shims, listener)
                 except UnmeasuredError as error:
                     found["unmeasured"].update(dict.fromkeys(case.rows, str(error)))
                     listener.trouble(f"not measured: {', '.join(case.rows)}: {error}")
@@ -101,16 +101,28 @@ def _is_wanted(case: Case, wanted: Wanted) -> bool:
     return runs > 0 and (not wanted.only or not set(wanted.only).isdisjoint(case.rows))
 
 
-def _measure_case(case: Case, wanted: Wanted, shims: Sequence[Side]) -> list[Figures]:
+def _rust_shim(release: Release, listener: Listener) -> Path | None:
+    try:
+        return rust.shim(release)
+    except rust.BuildError as error:
+        listener.trouble(f"without the Rust shim: {error}")
+        return None
+
+
+def _measure_case(case: Case, wanted: Wanted, compared: Sequence[Side], listener: Listener) -> list[Figures]:
     runs = case.quick_runs if wanted.quick else case.runs
     began = time.monotonic()
-    samples = interleave(
-        case.sides or shims,
-        case.measure,
-        runs=runs,
-        warm_up=min(case.warm_up, runs - 1),
-        name_of=lambda side: side.name,
-    )
+    try:
+        samples = interleave(
+            compared, case.measure, runs=runs, warm_up=min(case.warm_up, runs - 1), name_of=lambda side: side.name
+        )
+    except (CommandError, RuntimeError, OSError) as error:
+        # What the third side cannot do is no reason to know nothing of the other two.
+        fewer = [side for side in compared if side.name != RUST]
+        if len(fewer) == len(compared):
+            raise
+        listener.trouble(f"without the Rust shim: {', '.join(case.rows)}: {error}")
+        return _measure_case(case, wanted, fewer, listener)
     seconds = round(time.monotonic() - began, 1)
     return [_figures(name, samples[name], seconds) for name in case.rows]
 
