@@ -77,7 +77,7 @@ class Bench:
             Case(("delete",), Mode.WARM, 30, 5, 1, self.delete),
             Case(("run",), Mode.WARM, 40, 5, 2, self.run),
             Case(("exec",), Mode.WARM, 40, 5, 2, self.exec),
-            Case(("state",), Mode.WARM, 20, 5, 1, self.state),
+            Case(("state",), Mode.WARM, 40, 5, 1, self.state),
             Case(("peak", "daemon-peak"), Mode.WARM, 10, 3, 2, self.peak),
             Case(("burst",), Mode.WARM, 9, 1, 1, self.burst),
             Case(("stdout",), Mode.WARM, 7, 1, 1, self.stdout),
@@ -155,6 +155,7 @@ class Bench:
         """Output through fifo, `ctr` and a pipe, counted at its end."""
         writer = ["dd", "if=/dev/zero", "bs=1M", f"count={_GIB >> 20}"]
         containers = self._containers
+        containers.containerd.import_image()
         args = containers.containerd.run_arguments(containers.name(), *writer, runtime=side.runtime)
         began = time.perf_counter()
         with containers.containerd.popen(*args, stderr=subprocess.DEVNULL) as client:
@@ -170,7 +171,9 @@ class Bench:
     def pss(self, side: Side, count: int) -> float:
         """Memory of all that runs the shim's executable, zygote and spare too, with containers of this side only."""
         self._end_living()
-        self._launcher.end_zygotes()
+        # Of zygotes only containerd's own is counted.
+        for launcher in (self._launcher, *(launcher for _, launcher in self._meters.values())):
+            launcher.end_zygotes()
         names = [self._containers.detached(side) for _ in range(count)]
         held = self._containers.settled_pss_mb(side)
         self._containers.remove(names)

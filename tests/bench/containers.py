@@ -38,6 +38,7 @@ class Containers:
 
     def lives_ms(self, side: Side, count: int) -> float:
         """Return how long so many of them take that start at the same time."""
+        self.containerd.import_image()
         commands = [self.containerd.run_arguments(self.name(), "true", runtime=side.runtime) for _ in range(count)]
         began = time.perf_counter()
         clients = [self.containerd.popen(*command) for command in commands]
