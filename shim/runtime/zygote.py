@@ -99,6 +99,8 @@ def _be_zygote(shim: Shim, perform: Perform, parent: int, founder: int) -> None:
     if len(os.listdir("/proc/self/task")) != 1:
         return  # an import has started a thread
     heap.settle()
+    if not os.path.isdir(folder):
+        return  # somebody wants no zygotes any more, and `bind` would make it again
     bound = address.bind(path)  # last: who listens without a spare keeps callers waiting
     if bound is None:
         return
