@@ -28,7 +28,7 @@ _OURS: Final = "containerd-shim-pyrunc-v1"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark, or show what one has found, and return the exit code."""
-    options = _parse(argv)
+    options = parse(argv)
     try:
         if options.read:
             found = report.read(options.read)
@@ -77,7 +77,8 @@ def _releases(keys: str) -> list[Release]:
     return [here]
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of a command line; SystemExit(2) with a usage message if they are none."""
     work = _PROJECT / ".work" / "bench.json"
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Compares our shim with Go's.")
     parser.add_argument("--quick", action="store_true", help="few runs, and not all rows: under a minute")

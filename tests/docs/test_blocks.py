@@ -28,6 +28,7 @@ RUN_BY: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("README.md", "With asyncio"): ("python python console", TTRPC),
     ("README.md", "Write a shim"): ("sh", GUIDE_AS_ROOT),
     ("README.md", "Test and measure ttrpc"): ("console", "tests/docs/test_readme_commands.py"),
+    ("docs/bench.md", "Other runs"): ("sh", "tests/testing/test_bench.py"),
     ("docs/guide.md", "A whole shim"): ("python", GUIDE_AS_ROOT),
     ("docs/guide.md", "By hand"): ("console console", GUIDE_AS_ROOT),
     ("docs/guide.md", "Under containerd"): ("sh sh", GUIDE_AS_ROOT),

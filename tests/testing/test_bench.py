@@ -11,7 +11,9 @@ import pytest
 
 from tests.bench import chart, publish, report, sampling, table
 from tests.bench.report import Figures, Report, ReportError
+from tests.bench.__main__ import parse
 from tests.bench.rows import GO, OURS, ROWS
+from tests.docs.blocks import texts
 
 
 def figures(name: str, go: Sequence[float], ours: Sequence[float]) -> Figures:
@@ -101,3 +103,18 @@ def test_publishing_renews_what_is_between_the_marks(tmp_path: Path) -> None:
     assert "0.50 ✓" in found
     with pytest.raises(ReportError):
         publish.with_figures("no marks", "x")
+
+
+def shown() -> list[list[str]]:
+    """Return the commands of the page's other runs, word by word, without what is said of them."""
+    (text,) = texts("docs/bench.md", "Other runs", "sh")
+    return [line.partition("#")[0].split() for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("command", shown(), ids=" ".join)
+def test_each_run_that_the_page_shows_is_understood(command: list[str]) -> None:
+    """With all its options, none of which means the same as saying nothing."""
+    program, recipe, *options = command
+
+    assert ["./just", "bench"] == [program, recipe]
+    assert vars(parse([])) != vars(parse(options))
