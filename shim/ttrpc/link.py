@@ -2,7 +2,8 @@
 
 Rule: of the threads that wait one reads, the leader; it wakes those whose answers came, and when it has its own, one
 that still waits leads on.  One lock guards the tables and is never held in a system call that may block; another keeps
-the frames on the wire in the order of their ids.
+the frames on the wire in the order of their ids.  While threads are woken one after the other, small requests wait for
+the last of them, and leave together.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from shim.ttrpc._client_connection import ClientConnection
 from shim.ttrpc._envelope import Metadata
 from shim.ttrpc._events import ClientEvent, MessageReceived, ResponseReceived
-from shim.ttrpc._frame import LARGE_READ_SIZE, READ_SIZE
 from shim.ttrpc._inbox import Inbox
 from shim.ttrpc._streams import Kind
 from shim.ttrpc.address import end_connection
+from shim.ttrpc.followers import Followers
+from shim.ttrpc.inlet import Inlet
 from shim.ttrpc.outbox import LOOK_S, Outbox
 from shim.ttrpc.pending import AnsweredError, Pending, named
-from shim.ttrpc.status import Code, ConnectionClosedError, LocalProtocolError, RpcError
+from shim.ttrpc.status import Code, ConnectionClosedError, LocalProtocolError, RpcError, TtrpcError
 
 _STALL_S: Final = 1.0  # for so long may a stream whose owner takes nothing keep the others waiting
 _SMALL_SIZE: Final = 16 << 10
@@ -42,16 +44,14 @@ class Link:
         self._lock = threading.Lock()
         self._outbox = Outbox(sock, self, self._lock)
         self._pending: dict[int, Pending] = {}
-        self._followers: dict[Any, Pending] = {}  # gates of the threads that wait without reading, oldest first
+        self._followers = Followers()
         self._leader: Pending | None = None
         self._has_reader = False
-        self._read_size = READ_SIZE
+        self._has_put_off = False  # requests that wait in the outbox until all are woken whose answers have come
+        self._inlet = Inlet(sock)
         self._room = threading.Condition(self._lock)
         self._stalled: dict[Pending, float] = {}  # streams that are full, and when something was taken last
         self._abandoned: deque[Pending] = deque()
-        self._poller = select.poll()
-        self._poller.register(sock, select.POLLIN)
-        self._wake_fds: tuple[int, int] | None = None
         self._closed = threading.Event()
         self.is_closed: bool = False
 
@@ -66,7 +66,7 @@ class Link:
     def hang_up(self) -> None:
         """End the connection for want of an owner; takes no lock, so that any collection of garbage may call it."""
         end_connection(self._sock, self._pid)
-        self._close_wake_fds()
+        self._inlet.close()
 
     def watch(self, on_close: Callable[[], None]) -> None:
         """Call `on_close()` in a thread of its own once the connection has ended and every call has failed."""
@@ -84,7 +84,7 @@ class Link:
             with self._lock:
                 is_reader = not self._has_reader
                 while is_reader and not self.is_closed:  # no wait is in this: the other side's end is behind the data
-                    self._take(self._receive_now() or b"")
+                    self._take(self._inlet.receive_now() or b"")
             self._closed.wait(LOOK_S)
         on_close()
 
@@ -96,18 +96,18 @@ class Link:
         end_connection(self._sock, self._pid)
         for pending in list(self._pending.values()):
             pending.fail(ConnectionClosedError(f"{pending.name}: ttrpc: closed"))
-            self._wake(pending)
+            self._followers.let_go(pending)
         self._pending.clear()
         self._room.notify_all()
         self._closed.set()
-        self._close_wake_fds()
+        self._inlet.close()
 
     # Calls.
 
     def start(
         self, pending: Pending, head: bytes, payload: bytes, kind: Kind, timeout_ns: int, metadata: Metadata
     ) -> None:
-        """Send a request.
+        """Send a request; of a unary call, whose caller waits for its answer next, maybe a little later.
 
         Raises:
             RpcError: RESOURCE_EXHAUSTED, it is over 4 MiB; DEADLINE_EXCEEDED while others sent.
@@ -127,6 +127,10 @@ class Link:
                 raise RpcError(error.code, error.message, pending.name) from None
             pending.stream_id = stream_id
             self._pending[stream_id] = pending
+            if self._followers.is_relaying and pending.inbox is None and len(frame) < _SMALL_SIZE:
+                self._has_put_off = True
+                self._outbox.queue(frame, pending)
+                return
             has_turn = self._outbox.put(frame, pending)
         try:
             if has_turn:
@@ -215,10 +219,10 @@ class Link:
                 pending.inbox.drop()
             pending.fail(RpcError(Code.CANCELED, "context canceled", pending.name))
             self._free(pending)
-            self._wake(pending)
+            self._followers.let_go(pending)
             self._room.notify_all()
-            if self._leader is pending and self._wake_fds is not None:
-                os.write(self._wake_fds[1], b"\0")
+            if self._leader is pending:
+                self._inlet.interrupt()
 
     def abandon(self, pending: Pending) -> None:
         """Give a call up for want of an owner; takes no lock, so that any collection of garbage may call it."""
@@ -258,7 +262,9 @@ class Link:
                     error = pending.expired()
                     pending.fail(error)
                     raise error
-                if self._has_reader:
+                if self._has_put_off and not self._followers.is_relaying:
+                    self._send_put_off(pending)
+                elif self._has_reader:
                     self._follow(pending, remaining)
                 else:
                     self._lead(pending)
@@ -267,38 +273,40 @@ class Link:
                 self._drop(pending)
             raise
         finally:
-            if self._followers:
-                self._promote()
-            lock.release()
+            try:
+                if (self._followers or self._has_put_off) and not self._followers.is_relaying:
+                    self._promote()
+                    if self._has_put_off:
+                        self._send_put_off(pending)
+            finally:
+                lock.release()
 
     def _promote(self) -> None:
         """Let the one that has waited longest read, if nobody does; the lock is held."""
         if self._followers and not self._has_reader:
-            gate = next(iter(self._followers))
-            pending = self._followers.pop(gate)
-            pending.gates.remove(gate)
-            gate.release()
+            self._followers.promote()
 
-    def _wake(self, pending: Pending) -> None:
-        """Let the threads go that wait for this call; the lock is held."""
-        for gate in pending.gates:
-            self._followers.pop(gate, None)
-            gate.release()
-        pending.gates.clear()
+    def _send_put_off(self, pending: Pending) -> None:
+        """Send the requests that were to leave together; the lock is held, but not meanwhile."""
+        self._has_put_off = False
+        self._lock.release()
+        try:
+            self._outbox.flush_soon(pending)
+        except TtrpcError:
+            pass  # this call has ended; if the connection has not, another thread goes on
+        finally:
+            self._lock.acquire()
 
     def _follow(self, pending: Pending, remaining: float | None) -> None:
         """Wait until another thread has an answer for this one, or leaves the reading to it; the lock is held."""
-        gate = threading.Lock()
-        gate.acquire()
-        pending.gates.append(gate)
-        self._followers[gate] = pending
+        gate = self._followers.enter(pending)
+        is_open = False
         self._lock.release()
         try:
-            gate.acquire(timeout=-1 if remaining is None else remaining)
+            is_open = gate.acquire(timeout=-1 if remaining is None else remaining)
         finally:
             self._lock.acquire()
-            if self._followers.pop(gate, None) is not None:  # its time is over, nobody opened it
-                pending.gates.remove(gate)
+            self._followers.leave(gate, pending, is_open=is_open)
 
     def _lead(self, pending: Pending) -> None:
         """Read once, for everybody; the lock is held."""
@@ -306,13 +314,13 @@ class Link:
             return
         self._has_reader = True
         self._leader = pending
-        if pending.is_cancellable and self._wake_fds is None:
-            self._wake_fds = os.pipe()
-            self._poller.register(self._wake_fds[0], select.POLLIN)
+        if pending.is_cancellable:
+            self._inlet.allow_interruption()
+        is_alone = len(self._pending) == 1
         self._lock.release()
         data: bytes | None = None
         try:
-            data = self._receive(pending)
+            data = self._inlet.receive(pending, is_alone=is_alone)
         finally:
             self._lock.acquire()
             self._has_reader = False
@@ -347,50 +355,16 @@ class Link:
             if now - max(since, began) >= _STALL_S:
                 self._drop(stalled)
                 stalled.fail(RpcError(Code.RESOURCE_EXHAUSTED, "ttrpc: stream buffer full", stalled.name))
-                self._wake(stalled)
+                self._followers.let_go(stalled)
         return min((max(since, began) + _STALL_S - now for since in self._stalled.values()), default=None)
 
     # Reading.
-
-    def _receive(self, pending: Pending) -> bytes | None:
-        """Read once; None when a deadline or a cancellation came first, empty at the end of the connection."""
-        if pending.is_cancellable:
-            data = self._receive_now()
-            if data is not None:
-                return data
-        elif pending.deadline is None and self._wake_fds is None:
-            try:
-                return self._sock.recv(self._read_size)
-            except OSError:
-                return b""
-        remaining = pending.remaining()
-        try:
-            ready = self._poller.poll(None if remaining is None else remaining * 1000)
-        except (OSError, ValueError):  # closed by another thread
-            return b""
-        wake = self._wake_fds
-        if wake is not None and any(fd == wake[0] for fd, _ in ready):
-            try:
-                os.read(wake[0], 64)
-            except OSError:
-                return b""  # closed by another thread
-            return None
-        return self._receive_now() if ready else None
-
-    def _receive_now(self) -> bytes | None:
-        try:
-            return self._sock.recv(self._read_size, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return b""
 
     def _take(self, data: bytes) -> None:
         """Hand what was read to its callers; the lock is held."""
         if not data:
             self._end()
             return
-        self._read_size = READ_SIZE if len(data) < READ_SIZE else LARGE_READ_SIZE
         if self._abandoned:
             self._forget_abandoned()
         table = self._pending
@@ -402,7 +376,7 @@ class Link:
                 del table[event.stream_id]
                 pending.answer = event.payload
                 if pending.gates:
-                    self._wake(pending)
+                    self._followers.answer(pending)
             else:
                 self._deliver(pending, event)
 
@@ -419,7 +393,7 @@ class Link:
             if self._stalled:  # all of it has come, so it need not keep the others waiting
                 self._free(pending)
         if pending.gates:
-            self._wake(pending)
+            self._followers.answer(pending)
 
     # For the outbox, whose send lock is held.
 
@@ -435,7 +409,7 @@ class Link:
         """The server is gone: hand out what it had sent, and close."""
         with self._lock:
             while not self._has_reader and not self.is_closed:
-                self._take(self._receive_now() or b"")
+                self._take(self._inlet.receive_now() or b"")
             if not self.is_closed:
                 try:
                     self._sock.shutdown(socket.SHUT_RDWR)  # who reads will come to the end
@@ -468,7 +442,7 @@ class Link:
                 events = ready.popitem()[1] if ready else 0
                 is_writable = bool(events & ~select.POLLIN)
                 if is_reader and events & ~select.POLLOUT:
-                    data = self._receive_now()
+                    data = self._inlet.receive_now()
             except (OSError, ValueError):
                 pass
             finally:
@@ -482,8 +456,3 @@ class Link:
                 return None
             if remaining is not None and remaining <= 0:
                 return self.expire(pending)
-
-    def _close_wake_fds(self) -> None:
-        fds, self._wake_fds = self._wake_fds, None
-        for fd in fds or ():
-            os.close(fd)

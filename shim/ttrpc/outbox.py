@@ -43,10 +43,14 @@ class Outbox:
         """Queue a frame, unless the caller may `write` it at once, which True says; the link's lock is held."""
         if not self._queue and self._send_lock.acquire(False):
             return True
+        self.queue(frame, pending)
+        return False
+
+    def queue(self, frame: bytes, pending: Pending) -> None:
+        """Queue a frame, for whoever comes to `flush_soon`; the link's lock is held."""
         if len(self._queue) >= _CROWD:  # the server does not read, and deadlines pass
             self._queue = deque(entry for entry in self._queue if entry[1].ended() is None)
         self._queue.append((frame, pending))
-        return False
 
     def write(self, frame: bytes, pending: Pending) -> None:
         """Send the frame for which `put` gave the turn, and what has been queued behind it.

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.bench import chart, publish, report, sampling, table
-from tests.bench.report import Figures, Report, ReportError
 from tests.bench.__main__ import parse
+from tests.bench.report import Figures, Report, ReportError
 from tests.bench.rows import GO, OURS, ROWS
 from tests.docs.blocks import texts
 
