@@ -33,6 +33,10 @@ class Case:
     size: int
     is_raw: bool = False
 
+    def has(self, contender: Contender) -> bool:
+        """Tell whether the contender is in the table."""
+        return self.is_raw or not contender.is_bare
+
     def command(self, seconds: float) -> Command:
         """Return what the client is told."""
         return Command(self.kind, self.callers, self.size, seconds)
@@ -86,6 +90,7 @@ def cases() -> list[Case]:
         Case(
             "raw-1", "server alone, 64 B, serial (prepared frames; gRPC: asyncio client)", "unary", 1, 64, is_raw=True
         ),
+        Case("raw-awake", "server alone, 64 B, serial, the client never asleep", "awake", 1, 64, is_raw=True),
         Case(f"raw-{WINDOW}", f"server alone, 64 B, {WINDOW} in flight", "unary", WINDOW, 64, is_raw=True),
     ]
 
@@ -107,7 +112,7 @@ def measure(everybody: Sequence[Contender], chosen: Sequence[Case], *, rounds: i
         for turn in range(rounds):
             for case in chosen:
                 for contender in everybody if turn % 2 == 0 else reversed(everybody):
-                    if contender.name not in sides:
+                    if contender.name not in sides or not case.has(contender):
                         continue
                     server, client, pipeliner = sides[contender.name]
                     try:

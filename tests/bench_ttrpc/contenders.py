@@ -20,7 +20,8 @@ class Contender:
     """One row of the tables.
 
     `serve` and `drive` are commands, where `{}` is the socket; `pipeliner` is the module that keeps many calls in
-    flight against its server; `absent` says why it cannot run.  A variant differs in how handlers run.
+    flight against its server; `absent` says why it cannot run.  A variant differs in how handlers run.  What is
+    bare has only a server, and no protocol.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Contender:
     pipeliner: str = "raw"
     absent: str = ""
     is_variant: bool = False
+    is_bare: bool = False
 
 
 OURS_BLOCKING = "ours, blocking"
@@ -50,6 +52,8 @@ def contenders(only: Sequence[str]) -> list[Contender]:
     chosen = [contender for contender in wanted if _is_chosen(contender.name, only)]
     if _is_chosen("Go ttrpc", only):
         chosen.append(_go())
+    if _is_chosen("bare sockets", only):
+        chosen.append(Contender("bare sockets", peer("bare", "serve"), peer("raw", "drive"), is_bare=True))
     return chosen
 
 
