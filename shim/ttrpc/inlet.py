@@ -1,9 +1,6 @@
 """What the blocking client reads from: whoever is the reader waits here, for data, for a deadline, or to be cancelled.
 
-Rule: one thread at a time.  A lone caller looks for its answer before it sleeps, since a small call is often answered
-before its caller were asleep: to put it to sleep and wake it costs both processes more than the call itself does.
-Without that a round trip on two processors takes half as long, and the server's share is a third.  Where that has been
-in vain, it is done ever more rarely.
+Rule: one thread at a time.  A lone caller looks for its answer before it sleeps.
 """
 
 from __future__ import annotations
@@ -15,10 +12,9 @@ from typing import Final
 
 from shim.ttrpc._frame import LARGE_READ_SIZE, READ_SIZE
 from shim.ttrpc.pending import Pending
+from shim.ttrpc.spin import Spin
 
 _NOW: Final = int(socket.MSG_DONTWAIT)  # an enum's operators are slow
-_LOOKS: Final = 40  # of a microsecond each
-_LONGEST_REST: Final = 255
 
 
 class Inlet:
@@ -27,8 +23,7 @@ class Inlet:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._size = READ_SIZE
-        self._rest = 0  # for how many more reads it is not worth it to look
-        self._next_rest = 1
+        self._spin = Spin()
         self._poller = select.poll()
         self._poller.register(sock, select.POLLIN)
         self._wake_fds: tuple[int, int] | None = None
@@ -52,7 +47,7 @@ class Inlet:
 
     def receive(self, pending: Pending, *, is_alone: bool) -> bytes | None:
         """Read once; None when a deadline or an interruption came first, empty at the end of the connection."""
-        if is_alone and (data := self._look()) is not None:
+        if is_alone and (data := self._spin.find(self.receive_now)) is not None:
             return data
         if pending.is_cancellable:
             data = self.receive_now()
@@ -85,25 +80,6 @@ class Inlet:
             return None
         except OSError:
             return b""
-
-    def _look(self) -> bytes | None:
-        """Read what comes within microseconds."""
-        if self._rest:
-            self._rest -= 1
-            return None
-        receive, size = self._sock.recv, self._size
-        for _ in range(_LOOKS):
-            try:
-                data = receive(size, _NOW)
-            except BlockingIOError:
-                continue
-            except OSError:
-                return b""
-            self._next_rest = 1
-            return self._sized(data)
-        self._rest = self._next_rest
-        self._next_rest = min(2 * self._next_rest + 1, _LONGEST_REST)
-        return None
 
     def _sized(self, data: bytes) -> bytes:
         """Note how much came: more may follow."""

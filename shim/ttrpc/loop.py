@@ -1,6 +1,7 @@
 """The event loop of a blocking-style server: descriptors, timers, signals, and calls from other threads.
 
 Rule: one thread runs it; callbacks never block.  Every method but `call_soon` and `stop` belongs to that thread.
+Before it sleeps it looks for what comes at once, as Go's scheduler does, while that pays.
 An exception in a callback is handed to `on_error` and the loop goes on: one fault must not end a daemon.
 """
 
@@ -14,6 +15,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
+
+from shim.ttrpc.spin import Spin
 
 READABLE: Final = 1  # EPOLLIN and POLLIN
 WRITABLE: Final = 4  # EPOLLOUT and POLLOUT
@@ -146,9 +149,14 @@ class Loop:
         callbacks = self._callbacks
         timers = self._timers
         is_epoll = self._epoll is not None
+        find = Spin().find
+        look = self._look
         while not self._is_stopped:
             timeout = self._timeout_s() if timers else -1.0
-            for fd, events in poll(timeout) if is_epoll else poll(None if timeout < 0 else timeout * 1000):
+            ready = find(look) if timeout else None
+            if ready is None:
+                ready = poll(timeout) if is_epoll else poll(None if timeout < 0 else timeout * 1000)
+            for fd, events in ready:
                 callback = callbacks.get(fd)
                 if callback is not None:
                     try:
@@ -157,6 +165,9 @@ class Loop:
                         self.on_error(error)
             if timers:
                 self._run_timers()
+
+    def _look(self) -> list[tuple[int, int]] | None:
+        return self._poller.poll(0) or None
 
     def _timeout_s(self) -> float:
         timers = self._timers

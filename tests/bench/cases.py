@@ -77,7 +77,7 @@ class Bench:
             Case(("delete",), Mode.WARM, 30, 5, 1, self.delete),
             Case(("run",), Mode.WARM, 40, 5, 2, self.run),
             Case(("exec",), Mode.WARM, 40, 5, 2, self.exec),
-            Case(("state",), Mode.WARM, 40, 5, 1, self.state),
+            Case(("state", "state-asleep"), Mode.WARM, 40, 5, 1, self.state),
             Case(("peak", "daemon-peak"), Mode.WARM, 10, 3, 2, self.peak),
             Case(("burst",), Mode.WARM, 9, 1, 1, self.burst),
             Case(("stdout",), Mode.WARM, 7, 1, 1, self.stdout),
@@ -130,7 +130,10 @@ class Bench:
         """State of a live task, over one connection, with nobody between."""
         target = self._alive(side)
         with Caller(socket_in(self._containers.containerd.bundle(target)), side.service) as caller:
-            return {"state": caller.p50_us("State", target, _STATE_CALLS)}
+            return {
+                "state": caller.p50_us("State", target, _STATE_CALLS),
+                "state-asleep": caller.p50_us("State", target, _STATE_CALLS, sleeps=True),
+            }
 
     def peak(self, side: Side) -> Mapping[str, float]:
         """What a `start` adds to memory at its peak, with daemon, zygote and the zygote's next spare."""

@@ -41,6 +41,7 @@ ROWS: Final[Mapping[str, Row]] = MappingProxyType(
         "burst": Row(f"{AT_ONCE} `ctr run --rm … true` at once", "ms", 0.9),
         "stdout": Row("1 GiB of stdout through `ctr run`", "s", 0.6),
         "state": Row("one State call, p50", "µs", 0.5),
+        "state-asleep": Row("one State call, p50, of a client that sleeps meanwhile", "µs"),
         "pss-1": Row("memory (PSS), 1 container", "MB", 1.0),
         f"pss-{MANY}": Row(f"memory (PSS), {MANY} containers, a daemon each", "MB", 0.8),
         f"dense-{MANY}": Row(f"memory (PSS), {MANY} containers, ours in one daemon", "MB", 0.15),

@@ -236,3 +236,33 @@ def test_close_gives_every_descriptor_back() -> None:
     loop.close()
 
     assert before == open_descriptors()
+
+
+def test_a_loop_with_rare_events_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks for the next one only while that pays."""
+    loop = Loop()
+    looks = 0
+    look = loop._look
+
+    def counted() -> object:
+        nonlocal looks
+        looks += 1
+        return look()
+
+    monkeypatch.setattr(loop, "_look", counted)
+    left = 500
+
+    def tick() -> None:
+        nonlocal left
+        left -= 1
+        if left:
+            loop.call_later(0.0002, tick)
+        else:
+            loop.stop()
+
+    loop.call_later(0, tick)
+    loop.run()
+    loop.close()
+
+    assert 0 == left
+    assert 0 < looks < 500 * 5
