@@ -120,7 +120,7 @@ class RuncShim(Shim):
 
         A sandbox takes its containers along: containerd may have no shim's `delete` run for each of them.
         """
-        from shim.host import mount
+        from shim.host import idmap, mount
 
         flags = self.flags
         # As Go's shim: the bundle next to the working directory, which is the container's own as a rule.
@@ -132,10 +132,11 @@ class RuncShim(Shim):
         if options is not None and not os.path.exists(bundle.file("init.pid")):
             _end_unfinished_create(bundle)
         _delete_quietly(bundle, flags.id, flags, bundle.read_runtime(), str((options or {}).get("root") or ""))
-        try:
-            mount.unmount_recursive(bundle.rootfs)
-        except (ShimError, OSError) as error:
-            _warn("failed to cleanup rootfs mount", error)
+        for path in (bundle.rootfs, idmap.layers_folder(bundle.rootfs)):
+            try:
+                mount.unmount_recursive(path)
+            except (ShimError, OSError) as error:
+                _warn("failed to cleanup rootfs mount", error)
         try:
             return Deleted(bundle.read_pid())
         except BundleError:

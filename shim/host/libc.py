@@ -1,4 +1,4 @@
-"""The libc calls that Python lacks: prctl, mount, umount2, unshare, inotify.
+"""The libc calls that Python lacks: prctl, mount, umount2, id-mapped mounts, namespaces, inotify.
 
 Rule: the only module with ctypes, besides heap. Each call raises OSError (errno, text, path) as `os` does, or
 UnsupportedSystemError where the system has no such call. The GIL is released during a call. Loading ctypes costs some
@@ -17,6 +17,23 @@ from shim.errors import UnsupportedSystemError
 
 CLONE_FS: Final = 0x200
 CLONE_NEWNS: Final = 0x20000
+MNT_DETACH: Final = 0x2
+MOUNT_ATTR_RDONLY: Final = 0x1
+
+# Since Linux 5.2 and 5.12; all architectures but Alpha, which counts from 110, have these numbers.
+_SYS_OPEN_TREE: Final = 428
+_SYS_MOVE_MOUNT: Final = 429
+_SYS_MOUNT_SETATTR: Final = 442
+_AT_FDCWD: Final = -100
+_AT_EMPTY_PATH: Final = 0x1000
+_AT_RECURSIVE: Final = 0x8000
+_OPEN_TREE_CLONE: Final = 0x1
+_MOVE_MOUNT_F_EMPTY_PATH: Final = 0x4
+_MOUNT_ATTR_IDMAP: Final = 0x100000
+_CLONE_VM: Final = 0x100
+_CLONE_VFORK: Final = 0x4000
+_CLONE_NEWUSER: Final = 0x10000000
+_STACK_SIZE: Final = 64 << 10
 
 IN_MODIFY: Final = 0x2
 IN_ATTRIB: Final = 0x4
@@ -34,6 +51,8 @@ _PIDTYPE_PGID: Final = 2
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
+_Word = ctypes.c_char_p | ctypes.c_void_p | ctypes.c_int | ctypes.c_long | ctypes.c_ulong
+
 
 class _MemoryMap(ctypes.Structure):
     """struct prctl_mm_map."""
@@ -44,6 +63,12 @@ class _MemoryMap(ctypes.Structure):
         ("auxv_size", ctypes.c_uint32),
         ("exe_fd", ctypes.c_uint32),
     )
+
+
+class _MountAttr(ctypes.Structure):
+    """struct mount_attr."""
+
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd"))
 
 
 _shown: ctypes.Array[ctypes.c_char] | None = None
@@ -93,6 +118,39 @@ def unshare(flags: int) -> None:
     _call("unshare", None, ctypes.c_int(flags))
 
 
+def clone_mount(path: str, *, is_recursive: bool) -> int:
+    """Return a descriptor of a copy of the mount at `path`, which no path leads to yet, with those below if wanted."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if is_recursive else 0)
+    return _syscall("open_tree", _SYS_OPEN_TREE, path, _AT_FDCWD, os.fsencode(path), flags)
+
+
+def map_ids(mount_fd: int, userns_fd: int, *, attributes: int = 0, is_recursive: bool) -> None:
+    """Let a mount of `clone_mount` show the ids of its files as a user namespace maps them; set MOUNT_ATTR_* too."""
+    wanted = _MountAttr(_MOUNT_ATTR_IDMAP | attributes, 0, 0, userns_fd)
+    flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if is_recursive else 0)
+    size = ctypes.sizeof(wanted)
+    _syscall("mount_setattr", _SYS_MOUNT_SETATTR, None, mount_fd, b"", flags, ctypes.addressof(wanted), size)
+
+
+def attach_mount(mount_fd: int, target: str) -> None:
+    """Mount what `clone_mount` has copied on `target`."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH
+    _syscall("move_mount", _SYS_MOVE_MOUNT, target, mount_fd, b"", _AT_FDCWD, os.fsencode(target), flags)
+
+
+def make_user_namespace() -> int:
+    """Return the pid of a process in a new user namespace, which has ended: `os.waitpid(pid, WALL)` when done with it.
+
+    The child is as posix_spawn has them, in this memory and while the calling thread stands still, but runs _exit(2) at
+    once.  It sends no signal, and no wait but one with WALL sees it.
+    """
+    stack = ctypes.create_string_buffer(_STACK_SIZE)
+    top = (ctypes.addressof(stack) + _STACK_SIZE) & ~0xF
+    function = ctypes.cast(_libc._exit, ctypes.c_void_p)
+    flags = _CLONE_NEWUSER | _CLONE_VM | _CLONE_VFORK
+    return _call("clone", None, function, ctypes.c_void_p(top), ctypes.c_int(flags), ctypes.c_void_p(0))
+
+
 def inotify_open() -> int:
     """Return a new inotify descriptor, non-blocking and close-on-exec."""
     return _call("inotify_init1", None, ctypes.c_int(os.O_NONBLOCK | os.O_CLOEXEC))
@@ -107,9 +165,16 @@ def _prctl(option: int, *arguments: int) -> None:
     _call("prctl", None, ctypes.c_int(option), *(ctypes.c_ulong(argument) for argument in arguments))
 
 
-def _call(name: str, path: str | None, *arguments: ctypes.c_char_p | ctypes.c_int | ctypes.c_ulong) -> int:
+def _syscall(name: str, number: int, path: str | None, *arguments: int | bytes) -> int:
+    """Make a call that the C library may be too old for."""
+    words = [ctypes.c_char_p(word) if isinstance(word, bytes) else ctypes.c_long(word) for word in arguments]
+    return _call("syscall", path, ctypes.c_long(number), *words, name=name)
+
+
+def _call(function_name: str, path: str | None, *arguments: _Word, name: str = "") -> int:
     # macOS has a mount(2) too, with other arguments.
-    function = getattr(_libc, name, None) if sys.platform == "linux" else None
+    function = getattr(_libc, function_name, None) if sys.platform == "linux" else None
+    name = name or function_name
     if function is None:
         raise UnsupportedSystemError(f"this system has no {name} call")
     result: int = function(*arguments)

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from shim.errors import MountError, ShimError
-from shim.host import loopdev, mountinfo
+from shim.host import idmap, loopdev, mountinfo
 from shim.host.mount_options import (
+    ID_MAPS,
     MS_BIND,
     MS_NOATIME,
     MS_NODEV,
@@ -93,7 +94,7 @@ def mount_all(mounts: Sequence[Mount], rootfs: str, run_helper: RunHelper | None
                 _mount_by_helper(mount, target, run_helper)
                 done.append((target, 0))
             else:
-                _mount_one(mount, target, done)
+                _mount_one(mount, target, done, idmap.layers_folder(rootfs))
         except (OSError, MountError) as error:
             left = "".join(_undo(target, flags) for target, flags in reversed(done))
             text = f"failed to mount rootfs component: {mount.type} on {target}: {_reason(error, target)}{left}"
@@ -134,7 +135,30 @@ def _mount_by_helper(mount: Mount, target: str, run_helper: RunHelper | None) ->
         raise MountError(f"{helper} failed: exit status {status}: {output.strip()}")
 
 
-def _mount_one(mount: Mount, target: str, done: list[tuple[str, int]]) -> None:
+def _mount_one(mount: Mount, target: str, done: list[tuple[str, int]], layers_folder: str) -> None:
+    parsed = parse_options(mount.options)
+    if parsed.id_maps is None:
+        _mount_plain(mount, target, done)
+        return
+    mount = mount._replace(options=tuple(option for option in mount.options if not option.startswith(ID_MAPS)))
+    with idmap.user_namespace(parsed.id_maps) as namespace:
+        if mount.type == "overlay":
+            # Its layers are mapped, not itself: what the container writes goes to a folder of its own as it is.
+            with idmap.mapped_layers(mount.options, namespace, layers_folder) as options:
+                _mount_plain(mount._replace(options=options), target, done)
+        elif parsed.flags & MS_REMOUNT:
+            _mount_plain(mount, target, done)
+        elif parsed.flags & MS_BIND:
+            idmap.attach_mapped(mount.source, target, namespace, is_recursive=bool(parsed.flags & MS_REC))
+            done.append((target, parsed.flags))
+            _make_read_only(target, parsed.flags)
+        else:
+            _mount_plain(mount, target, done)
+            idmap.attach_mapped(target, target, namespace)
+            done.append((target, parsed.flags))
+
+
+def _mount_plain(mount: Mount, target: str, done: list[tuple[str, int]]) -> None:
     from shim.host import libc
 
     folder, options = "", mount.options
@@ -164,7 +188,13 @@ def _mount_one(mount: Mount, target: str, done: list[tuple[str, int]]) -> None:
             libc.mount(mount.source, target, mount.type, flags, data)
         if not flags & MS_REMOUNT:
             done.append((target, flags))
-    # The kernel ignores the read-only flag of a new bind.
+    _make_read_only(target, flags)
+
+
+def _make_read_only(target: str, flags: int) -> None:
+    """Make a bind read-only, if it is to be: the kernel ignores that flag of a new one."""
+    from shim.host import libc
+
     if flags & MS_BIND and flags & MS_RDONLY:
         libc.mount("", target, "", flags | MS_REMOUNT | _read_locked_flags(target), "")
 

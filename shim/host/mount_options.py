@@ -61,12 +61,27 @@ _FLAGS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
 )
 
 
+IdRange = tuple[int, int, int]
+"""The first id in the container, the first on the host, and how many."""
+
+
+class IdMaps(NamedTuple):
+    """How a mount shows the owners of its files: the maps of a user namespace."""
+
+    uids: tuple[IdRange, ...]
+    gids: tuple[IdRange, ...]
+
+
+ID_MAPS: Final = ("uidmap=", "gidmap=")
+
+
 class Options(NamedTuple):
-    """Mount options taken apart: flags for the kernel, data for the file system."""
+    """Mount options taken apart: flags for the kernel, data for the file system, and what is done around mount(2)."""
 
     flags: int = 0
     data: tuple[str, ...] = ()
     is_loop: bool = False
+    id_maps: IdMaps | None = None
 
 
 def parse_options(options: Sequence[str]) -> Options:
@@ -76,6 +91,7 @@ def parse_options(options: Sequence[str]) -> Options:
         MountError: The option is not for us, or needs what this shim cannot do.
     """
     flags, data, is_loop = 0, [], False
+    maps: dict[str, str] = {}
     for option in options:
         if option in _FLAGS:
             added, removed = _FLAGS[option]
@@ -84,11 +100,51 @@ def parse_options(options: Sequence[str]) -> Options:
             is_loop = True
         elif option.startswith("X-containerd."):
             raise MountError(f'internal mount option "{option}" was not consumed by the mount manager')
-        elif option.startswith(("uidmap=", "gidmap=")):
-            raise MountError(f'mount option "{option}" is not supported yet')
+        elif option.startswith(ID_MAPS):
+            maps[option[:6]] = option
         else:
             data.append(option)
-    return Options(flags, tuple(data), is_loop)
+    return Options(flags, tuple(data), is_loop, _parse_maps(maps))
+
+
+def _parse_maps(options: Mapping[str, str]) -> IdMaps | None:
+    if not options:
+        return None
+    for word, other in (("uidmap", "gidmap"), ("gidmap", "uidmap")):
+        if word not in options:
+            raise MountError(f'mount option "{options[other]}" needs {word}= too')
+    return IdMaps(_parse_map(options["uidmap"]), _parse_map(options["gidmap"]))
+
+
+def _parse_map(option: str) -> tuple[IdRange, ...]:
+    ranges = []
+    for part in option.partition("=")[2].split(","):
+        numbers = part.split(":")
+        if len(numbers) != 3 or not all(number.isascii() and number.isdecimal() for number in numbers):
+            raise MountError(f'mount option "{option}": "{part}" is not CONTAINER-ID:HOST-ID:SIZE')
+        ranges.append((int(numbers[0]), int(numbers[1]), int(numbers[2])))
+    return tuple(ranges)
+
+
+def split_lowerdirs(options: Sequence[str]) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Return the folder that all lowerdirs of an overlay are in, the lowerdirs inside, and the other options.
+
+    The folder is empty, and no lowerdir is returned, where there is no such folder but "/".
+    """
+    others = tuple(options)
+    index = next((index for index, option in enumerate(options) if option.startswith("lowerdir=")), None)
+    # A backslash escapes a colon in a path: too rare to be worth splitting right.
+    if index is None or "\\" in options[index]:
+        return "", (), others
+    folders = options[index].removeprefix("lowerdir=").split(":")
+    if not all(folder.startswith("/") for folder in folders):
+        return "", (), others
+    parent = os.path.commonpath([os.path.dirname(folder) for folder in folders])
+    relative = tuple(folder.removeprefix(f"{parent}/") for folder in folders)
+    # A path that is not in the shortest spelling may not begin with the parent.
+    if parent == "/" or not all(name and not name.startswith("/") for name in relative):
+        return "", (), others
+    return parent, relative, (*options[:index], *options[index + 1 :])
 
 
 def compact_lowerdirs(options: Sequence[str]) -> tuple[str, tuple[str, ...]]:
@@ -96,17 +152,7 @@ def compact_lowerdirs(options: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 
     The folder is empty, and the options are unchanged, where nothing can be cut off.
     """
-    unchanged = "", tuple(options)
-    index = next((index for index, option in enumerate(options) if option.startswith("lowerdir=")), None)
-    # A backslash escapes a colon in a path: too rare to be worth splitting right.
-    if index is None or "\\" in options[index]:
-        return unchanged
-    folders = options[index].removeprefix("lowerdir=").split(":")
-    if len(folders) == 1 or not all(folder.startswith("/") for folder in folders):
-        return unchanged
-    parent = os.path.commonpath([os.path.dirname(folder) for folder in folders])
-    relative = [folder.removeprefix(f"{parent}/") for folder in folders]
-    # Nothing is gained by "/", and a path that is not in the shortest spelling may not begin with the parent.
-    if parent == "/" or not all(name and not name.startswith("/") for name in relative):
-        return unchanged
-    return parent, (*options[:index], *options[index + 1 :], f"lowerdir={':'.join(relative)}")
+    parent, relative, others = split_lowerdirs(options)
+    if len(relative) < 2:
+        return "", tuple(options)
+    return parent, (*others, f"lowerdir={':'.join(relative)}")

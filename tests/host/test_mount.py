@@ -16,7 +16,7 @@ from shim.host.mount import Mount, mount_all, resolve_inside, unmount_recursive
 @pytest.mark.parametrize(
     ("mount", "expected"),
     [
-        (Mount("overlay", "overlay", options=("uidmap=0:1:1",)), 'mount option "uidmap=0:1:1" is not supported yet'),
+        (Mount("overlay", "overlay", options=("uidmap=0:1:1",)), 'mount option "uidmap=0:1:1" needs gidmap= too'),
         (Mount("fuse3.x", "x"), "nobody runs mount.fuse3 here"),
         (Mount("overlay", "overlay", options=("lowerdir=/" + "x" * 5000,)), "mount options is too long"),
         (

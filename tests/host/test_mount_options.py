@@ -22,9 +22,11 @@ from shim.host.mount_options import (
     MS_REMOUNT,
     MS_STRICTATIME,
     MS_SYNCHRONOUS,
+    IdMaps,
     Options,
     compact_lowerdirs,
     parse_options,
+    split_lowerdirs,
 )
 
 
@@ -65,8 +67,8 @@ def test_parse_options_takes_words_apart(words: str, expected: Options) -> None:
             "X-containerd.mkdir.path=/x",
             'internal mount option "X-containerd.mkdir.path=/x" was not consumed by the mount manager',
         ),
-        ("uidmap=0:1000:1", 'mount option "uidmap=0:1000:1" is not supported yet'),
-        ("gidmap=0:1000:1", 'mount option "gidmap=0:1000:1" is not supported yet'),
+        ("uidmap=0:1000:1", 'mount option "uidmap=0:1000:1" needs gidmap= too'),
+        ("gidmap=0:1000:1", 'mount option "gidmap=0:1000:1" needs uidmap= too'),
     ],
 )
 def test_parse_options_refuses_what_is_not_for_the_kernel(word: str, expected: str) -> None:
@@ -75,6 +77,44 @@ def test_parse_options_refuses_what_is_not_for_the_kernel(word: str, expected: s
         parse_options(["ro", word])
 
     assert expected == str(caught.value)
+
+
+@pytest.mark.parametrize("bad", ["", "0:1000", "0:1000:1:1", "a:1000:1", "0:-1:1", "0:1000:1,", "0: 1:1", "0:1000:²"])
+@pytest.mark.parametrize("kind", ["uidmap", "gidmap"])
+def test_parse_options_names_the_piece_of_a_map_that_is_none(kind: str, bad: str) -> None:
+    """A root file system whose owners are wrong is worse than none."""
+    maps = {"uidmap": "0:1000:1", "gidmap": "0:1000:1", kind: bad}
+    with pytest.raises(MountError) as caught:
+        parse_options([f"{name}={text}" for name, text in maps.items()])
+
+    assert str(caught.value).startswith(f'mount option "{kind}={bad}": "')
+    assert str(caught.value).endswith('" is not CONTAINER-ID:HOST-ID:SIZE')
+
+
+def test_parse_options_reads_the_maps_of_ids() -> None:
+    """As containerd's snapshotters write them: any number of ranges, in their order."""
+    found = parse_options(["ro", "gidmap=0:5:10", "uidmap=0:666:1000,1000:6666:64536", "index=off"])
+    maps = IdMaps(uids=((0, 666, 1000), (1000, 6666, 64536)), gids=((0, 5, 10),))
+
+    assert Options(MS_RDONLY, ("index=off",), id_maps=maps) == found
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("a", "lowerdir=/s/12/fs:/s/1/fs", "b"), ("/s", ("12/fs", "1/fs"), ("a", "b"))),
+        (("lowerdir=/s/12/fs",), ("/s/12", ("fs",), ())),
+        (("lowerdir=/s",), ("", (), ("lowerdir=/s",))),
+        (("lowerdir=/s/1:t/1",), ("", (), ("lowerdir=/s/1:t/1",))),
+        (("lowerdir=/s/\\:/x", "b"), ("", (), ("lowerdir=/s/\\:/x", "b"))),
+        (("upperdir=/s/1",), ("", (), ("upperdir=/s/1",))),
+    ],
+)
+def test_split_lowerdirs_finds_the_folder_of_all(
+    options: tuple[str, ...], expected: tuple[str, tuple[str, ...], tuple[str, ...]]
+) -> None:
+    """Or says that there is none to speak of."""
+    assert expected == split_lowerdirs(options)
 
 
 @pytest.mark.parametrize(

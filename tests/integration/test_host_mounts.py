@@ -1,11 +1,12 @@
 """Real mounts, as root: each test runs in a process with a mount namespace of its own, so that nothing can stay behind.
 
-Run as a program (by the tests themselves) this module takes the name of a test and a folder.
+Run as a program (by the tests themselves) this module takes a file of tests, the name of a test and a folder.
 """
 
 import functools
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -40,7 +41,8 @@ def in_private_namespace(body: Body) -> Body:
 
     @functools.wraps(body)
     def run(tmp_path: Path) -> None:
-        command = [sys.executable, "-X", "dev", "-W", "error", __file__, body.__name__, str(tmp_path)]
+        file = body.__code__.co_filename
+        command = [sys.executable, "-X", "dev", "-W", "error", __file__, file, body.__name__, str(tmp_path)]
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
         child = subprocess.run(command, env=environ, stderr=subprocess.PIPE, text=True, check=False)
 
@@ -418,15 +420,15 @@ def wait_for_no_backing(image: Path) -> None:
     assert [] == find_backing_files(image)
 
 
-def main(name: str, folder: str) -> None:
+def main(file: str, name: str, folder: str) -> None:
     """Run one test here, in namespaces of its own."""
     libc.unshare(libc.CLONE_NEWNS)
     libc.mount("", "/", "", MS_PRIVATE | MS_REC, "")
-    body: Body = globals()[name].__wrapped__
+    body: Body = runpy.run_path(file)[name].__wrapped__
     body(Path(folder))
 
 
 if __name__ == "__main__":
-    if not re.fullmatch("test_[a-z0-9_]+", sys.argv[1]):
-        raise SystemExit(f"no test: {sys.argv[1]}")
+    if not re.fullmatch("test_[a-z0-9_]+", sys.argv[2]):
+        raise SystemExit(f"no test: {sys.argv[2]}")
     main(*sys.argv[1:])
