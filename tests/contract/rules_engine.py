@@ -118,6 +118,15 @@ ENGINE_RULES: Final[Mapping[str, Pin]] = MappingProxyType(
             "integration/test_host_mounts.py::test_overlay_with_more_than_a_page_of_layers",
             "integration/test_host_mounts.py::test_overlay_whose_layers_never_fit",
         ),
+        "7.6 id maps": pin(
+            "uidmap and gidmap map the ids of a bind, or of the layers of an overlay; the mount for that goes again.",
+            "host/test_mount_options.py::test_parse_options_reads_the_maps_of_ids",
+            "integration/test_host_idmap.py::test_bind_shows_mapped_owners",
+            "integration/test_host_idmap.py::test_overlay_shows_mapped_owners_of_all_layers",
+            "integration/test_host_idmap.py::test_an_overlay_that_fails_leaves_nothing",
+            "integration/test_user_namespaces.py::test_a_container_in_a_user_namespace_owns_its_files",
+            "integration/test_user_namespaces.py::test_delete_action_unmounts_mapped_layers",
+        ),
         "7.6 FUSE": pin(
             "fuse and fuse3 types are mounted by their helper, whose words are told when it fails.",
             "contract/test_fuse.py::test_trap_70_a_mount_helper_is_waited_for_by_the_reaper",

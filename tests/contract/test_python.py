@@ -20,7 +20,13 @@ MAY_FORK: Final = {
     "shim/runtime/zygote_spares.py",
 }
 # In a rehearsal after its daemon and reaper have ended.
-MAY_WAIT: Final = {"shim/runtime/reaper.py", "shim/runtime/rehearsal.py", "shim/runtime/zygote_spares.py"}
+# idmap's child has ended before it is known, sends no signal, and is seen by no wait for just any child.
+MAY_WAIT: Final = {
+    "shim/host/idmap.py",
+    "shim/runtime/reaper.py",
+    "shim/runtime/rehearsal.py",
+    "shim/runtime/zygote_spares.py",
+}
 
 
 def find_calls(source: str, names: set[str]) -> Iterator[str]:
