@@ -73,7 +73,7 @@ def mapped_layers(options: Sequence[str], userns_fd: int, folder: str) -> Iterat
         raise MountError("the lowerdirs of an id-mapped overlay need a folder in common, other than /")
     os.mkdir(folder, 0o700)
     try:
-        attach_mapped(parent, folder, userns_fd, attributes=libc.MOUNT_ATTR_RDONLY)
+        attach_mapped(parent, folder, userns_fd, attributes=libc.MOUNT_ATTR_RDONLY, is_recursive=True)
         try:
             yield (*others, "lowerdir=" + ":".join(f"{folder}/{layer}" for layer in layers))
         finally:

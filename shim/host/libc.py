@@ -30,6 +30,7 @@ _AT_RECURSIVE: Final = 0x8000
 _OPEN_TREE_CLONE: Final = 0x1
 _MOVE_MOUNT_F_EMPTY_PATH: Final = 0x4
 _MOUNT_ATTR_IDMAP: Final = 0x100000
+_MS_PRIVATE: Final = 1 << 18
 _CLONE_VM: Final = 0x100
 _CLONE_VFORK: Final = 0x4000
 _CLONE_NEWUSER: Final = 0x10000000
@@ -125,8 +126,11 @@ def clone_mount(path: str, *, is_recursive: bool) -> int:
 
 
 def map_ids(mount_fd: int, userns_fd: int, *, attributes: int = 0, is_recursive: bool) -> None:
-    """Let a mount of `clone_mount` show the ids of its files as a user namespace maps them; set MOUNT_ATTR_* too."""
-    wanted = _MountAttr(_MOUNT_ATTR_IDMAP | attributes, 0, 0, userns_fd)
+    """Let a mount of `clone_mount` show the ids of its files as a user namespace maps them; set MOUNT_ATTR_* too.
+
+    It is private from then on: what is mounted or unmounted in it does not come to the mount that it is a copy of.
+    """
+    wanted = _MountAttr(_MOUNT_ATTR_IDMAP | attributes, 0, _MS_PRIVATE, userns_fd)
     flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if is_recursive else 0)
     size = ctypes.sizeof(wanted)
     _syscall("mount_setattr", _SYS_MOUNT_SETATTR, None, mount_fd, b"", flags, ctypes.addressof(wanted), size)

@@ -18,6 +18,7 @@ from tests.integration.test_host_mounts import as_root, bind, catch, find_mounte
 
 __all__ = ["as_root"]
 
+MS_SHARED = 1 << 20
 MAPS = ("uidmap=0:100000:1000,1000:200000:1000", "gidmap=0:300000:65536")
 
 
@@ -88,6 +89,25 @@ def test_recursive_bind_maps_what_is_mounted_below(tmp_path: Path) -> None:
 
 
 @in_private_namespace
+def test_unmounting_a_recursive_bind_leaves_what_it_is_a_copy_of(tmp_path: Path) -> None:
+    """Though mounts of the host are shared, as systemd makes them."""
+    make_folders(tmp_path, "source", "source/below", "rootfs")
+    below = tmp_path / "source/below"
+    mount_all([Mount("tmpfs", "tmpfs")], str(below))
+    libc.mount("none", str(below), "", MS_SHARED, "")
+    make_folders(below, "deeper")
+    mount_all([Mount("tmpfs", "tmpfs")], str(below / "deeper"))
+    before = find_mounted(tmp_path)
+    mount_all([bind(tmp_path / "source", "rbind", *MAPS)], str(tmp_path / "rootfs"))
+    assert {"rootfs", "rootfs/below", "rootfs/below/deeper"} == set(find_mounted(tmp_path)) - set(before)
+
+    unmount_recursive(str(tmp_path / "rootfs"))
+
+    assert before == find_mounted(tmp_path)
+    unmount_recursive(str(below))
+
+
+@in_private_namespace
 def test_overlay_shows_mapped_owners_of_its_layer(tmp_path: Path) -> None:
     """Of the only one."""
     check_overlay(tmp_path, 1)
@@ -103,6 +123,23 @@ def test_overlay_shows_mapped_owners_of_all_layers(tmp_path: Path) -> None:
 def test_overlay_shows_mapped_owners_of_more_layers_than_a_page_has_room_for(tmp_path: Path) -> None:
     """The options of a mount are one page at most."""
     check_overlay(tmp_path, 60)
+
+
+@in_private_namespace
+def test_overlay_shows_a_layer_that_is_a_mount(tmp_path: Path) -> None:
+    """As snapshotters have them that fetch an image when it is read."""
+    make_folders(tmp_path, "layers/1", "layers/2", "rootfs")
+    mount_all([Mount("tmpfs", "tmpfs")], str(tmp_path / "layers/1"))
+    (tmp_path / "layers/1/fetched").write_text("")
+    options = (f"lowerdir={tmp_path}/layers/1:{tmp_path}/layers/2", *MAPS)
+
+    mount_all([Mount("overlay", "overlay", options=options)], str(tmp_path / "rootfs"))
+
+    assert (100000, 300000) == owner(tmp_path / "rootfs/fetched") == owner(tmp_path / "rootfs/file-2")
+    nothing_left(tmp_path)
+    unmount_recursive(str(tmp_path / "rootfs"))
+    assert ["layers/1"] == find_mounted(tmp_path)
+    unmount_recursive(str(tmp_path / "layers/1"))
 
 
 def check_overlay(tmp_path: Path, count: int) -> None:
