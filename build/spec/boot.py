@@ -2,23 +2,30 @@
 
 Lean, as every launch waits for it: one finder that looks names up, where PyInstaller's walks paths and loads ctypes.
 It reads /proc/self/exe, which stays the file that was started: a module that is imported late, after an upgrade has
-put another binary in its place, is still the right one.  Extension modules are unpacked files, found as ever.
+put another binary in its place, is still the right one.  Extension modules are in it too (build/fastpath/embed.c), or
+else they are unpacked files, found as ever.
 """
+
+_PLACES: dict[str, str] = {}  # of the extension modules that are not unpacked: freezer.py fills this in
 
 
 def _boot() -> None:
     import sys
     from _frozen_importlib import ModuleSpec
+    from _frozen_importlib_external import ExtensionFileLoader
     from marshal import loads
     from os import O_RDONLY, close, open, pread
     from os.path import exists
-    from zlib import decompress
 
     file, _, start = sys._pyinstaller_pyz.rpartition("?")  # the bootloader's: the binary, and where in it
     base = int(start)
     if exists("/proc/self/exe"):
         file = "/proc/self/exe"
     unpacked = sys._MEIPASS + "/"
+    if _PLACES:  # then there is no such folder
+        unpacked = ""
+        sys.path[:] = []
+        del sys._MEIPASS
 
     def read(offset: int, size: int) -> bytes:
         fd = open(file, O_RDONLY)
@@ -26,6 +33,13 @@ def _boot() -> None:
             return pread(fd, size, base + offset)
         finally:
             close(fd)
+
+    def inflate(data: bytes) -> memoryview | bytes:
+        if data[2] == 1:  # one block, and that as it was, which is what build.py asks for
+            return memoryview(data)[7:-4]
+        from zlib import decompress
+
+        return decompress(data)
 
     # b"PYZ\0", Python's magic number, the offset of the contents: [(name, (kind, offset, size))], some 50 bytes each.
     contents = dict(loads(read(int.from_bytes(read(8, 4), "big"), 256 << 10)))  # noqa: S302  (our own archive)
@@ -37,7 +51,8 @@ def _boot() -> None:
         @staticmethod
         def find_spec(name: str, path: object = None, target: object = None) -> object:
             if name not in contents:
-                return None
+                library = _PLACES.get(name)
+                return library and ModuleSpec(name, ExtensionFileLoader(name, library), origin=library)
             kind = contents[name][0]
             place = unpacked + name.replace(".", "/")
             spec = ModuleSpec(name, None if kind == namespace else Finder)
@@ -55,7 +70,7 @@ def _boot() -> None:
         @staticmethod
         def exec_module(module: object) -> None:
             _, offset, size = contents[module.__name__]
-            exec(loads(decompress(read(offset, size))), module.__dict__)  # noqa: S102, S302  (as above)
+            exec(loads(inflate(read(offset, size))), module.__dict__)  # noqa: S102, S302  (as above)
 
     sys.meta_path.insert(-1, Finder)  # after what is compiled into the interpreter, before the search of folders
     sys.frozen = True

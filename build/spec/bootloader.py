@@ -1,82 +1,172 @@
-"""PyInstaller with the fast path in its bootloader: its own sdist, unchanged, linked with build/fastpath/*.c.
+"""PyInstaller with a bootloader that launches faster: its own sdist, unchanged, linked with build/fastpath/*.c.
 
 Rule: the installed PyInstaller stays as it is, since other things than shims may be frozen with it, and a wheel built
 here would pass for the published one.  So this is a second copy, in a folder of its own below .work, made once for
-all C sources, compiler and version.  Where it cannot be made, the plain bootloader serves: launches are slower then.
+all C sources, compiler, Python and version.  Where there is no static library of Python, the bootloader unpacks one as
+ever; where nothing can be compiled, the published bootloader serves.  Launches are slower then.
 PyInstaller's manual, "Building the Bootloader": LDFLAGS and PYINSTALLER_COMPILE_BOOTLOADER are its documented ways.
 """
 
 from __future__ import annotations
 
+import encodings
 import fcntl
 import hashlib
+import marshal
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-SOURCES: Final = tuple(Path(__file__).resolve().parents[1] / "fastpath" / name for name in ("fastpath.c", "buffers.c"))
+FASTPATH: Final = Path(__file__).resolve().parents[1] / "fastpath"
 # -O2 -g0: small and the same bytes each time.  The bootloader is a position-independent program.
 FLAGS: Final = ("-std=c11", "-O2", "-g0", "-fPIE", "-Wall", "-Wextra", "-Werror")
-# What buffers.c takes the place of.
-WRAPPED: Final = ("fopen", "fclose")
-OFF_VARIABLE: Final = "SHIM_BUILD_FASTPATH"  # =off builds with the plain bootloader
+OFF_VARIABLE: Final = "SHIM_BUILD_FASTPATH"  # =off builds with the published bootloader, =unpack without Python in it
+# What the linker lets our functions take the place of, by source.
+WRAPPED: Final = {"fastpath": (), "buffers": ("fopen", "fclose"), "embed": ("dlopen", "pyi_archive_open")}
+# What Python imports before it can read an archive.
+EMBEDDED: Final = ("encodings", "encodings.aliases", "encodings.utf_8")
 
 
-def find(work: Path) -> tuple[Path | None, str]:
-    """Return the folder that has this PyInstaller, for PYTHONPATH, and ''; or None and why the plain one has to do."""
-    if os.environ.get(OFF_VARIABLE) == "off":
+class Bootloader(NamedTuple):
+    """A PyInstaller whose bootloader has the fast path: the folder for PYTHONPATH, and whether Python is in it."""
+
+    folder: Path
+    is_embedded: bool
+
+
+def find(work: Path) -> tuple[Bootloader | None, str]:
+    """Return the best there can be here and '' or why it is not better; None for the published one."""
+    wanted = os.environ.get(OFF_VARIABLE)
+    if wanted == "off":
         return None, f"{OFF_VARIABLE}=off"
     if sys.platform != "linux":
         return None, "the fast path is for Linux"
     compiler = shutil.which(os.environ.get("CC") or "cc")
     if compiler is None:
         return None, "there is no C compiler"
+    library = None if wanted == "unpack" else _static_library()
+    reason = f"{OFF_VARIABLE}=unpack" if wanted == "unpack" else "this Python has no static library"
+    if library is not None:
+        folder, reason = _find(work, compiler, library)
+        if folder is not None:
+            return Bootloader(folder, is_embedded=True), ""
+    folder, worse = _find(work, compiler, None)
+    return (None, worse) if folder is None else (Bootloader(folder, is_embedded=False), f"it unpacks Python: {reason}")
+
+
+def _static_library() -> Path | None:
+    """Return the static library of this Python, if there is one along with its headers."""
+    folder, name = Path(sysconfig.get_config_var("LIBPL") or ""), sysconfig.get_config_var("LIBRARY") or ""
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    # Debian's plain one is for programs that are not position-independent.
+    names = (f"{name.removesuffix('.a')}-pic.a", name) if name.endswith(".a") and headers.is_file() else ()
+    return next((folder / each for each in names if (folder / each).is_file()), None)
+
+
+def _find(work: Path, compiler: str, library: Path | None) -> tuple[Path | None, str]:
     try:
         version = metadata.version("pyinstaller")
         described = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
     except (metadata.PackageNotFoundError, subprocess.CalledProcessError, OSError) as error:
         return None, str(error)
-    texts = [path.read_bytes() for path in (*SOURCES, Path(__file__))]
+    texts = [path.read_bytes() for path in (*sorted(FASTPATH.glob("*.c")), Path(__file__))]
     digest = hashlib.sha256(b"\0".join([*texts, described]))
     digest.update(f"{version} {platform.machine()} {compiler}".encode())
+    if library is not None:
+        digest.update(f"{sys.version} {library} {library.stat().st_mtime_ns}".encode())
     folder = work / "bootloader" / digest.hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "site").is_dir():
             try:
-                _make(folder, compiler, version)
-            except (subprocess.CalledProcessError, OSError):
+                _make(folder, compiler, version, library)
+            except (subprocess.CalledProcessError, OSError, StopIteration):
                 return None, f"PyInstaller's bootloader could not be built here; the log is {folder / 'log'}"
     return folder / "site", ""
 
 
-def _make(folder: Path, compiler: str, version: str) -> None:
+def _make(folder: Path, compiler: str, version: str, library: Path | None) -> None:
     half = folder / "half"
-    objects = [folder / f"{source.stem}.o" for source in SOURCES]
     shutil.rmtree(half, ignore_errors=True)
-    # Without the cache: pip would keep the altered wheel, and give it to everybody who asks for this version.
-    install = [sys.executable, "-m", "pip", "install", "--no-input", "--no-cache-dir", "--no-deps"]
-    install += ["--no-binary", "pyinstaller", "--target", str(half), f"pyinstaller=={version}"]
-    environment = {
-        **os.environ,
-        "CC": compiler,
-        "LDFLAGS": " ".join([*map(str, objects), *(f"-Wl,--wrap={name}" for name in WRAPPED)]),
-        "PYINSTALLER_COMPILE_BOOTLOADER": "1",
-        "PYI_STATIC_ZLIB": "1",  # its own copy: one library less to find at each launch, and no headers needed here
-    }
+    pip = [sys.executable, "-m", "pip", "--no-input", "--no-cache-dir"]
+    sdist = ["--no-deps", "--no-binary", "pyinstaller", f"pyinstaller=={version}"]
     with (folder / "log").open("wb") as log:
-        compiles = [
-            [compiler, *FLAGS, "-c", str(source), "-o", str(built)]
-            for source, built in zip(SOURCES, objects, strict=True)
-        ]
-        for command in (*compiles, install):
+
+        def run(command: list[str], environment: dict[str, str] | None = None) -> None:
             subprocess.run(
                 command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True
             )
+
+        names, flags, linked = ["fastpath", "buffers"], [], []
+        if library is not None:
+            run([*pip, "download", "--dest", str(half), *sdist])
+            flags += [f"-I{_unpack_headers(half, folder)}", f"-I{sysconfig.get_paths()['include']}"]
+            flags += ["-DHAVE_STDBOOL_H=1"]  # as its own build finds out
+            _write_modules(folder / "modules.c")
+            run([compiler, *FLAGS, *flags, "-c", "modules.c", "-o", "modules.o"])
+            shutil.rmtree(half)
+            names.append("embed")
+            linked += [str(folder / "modules.o"), *_link(library, folder, run)]
+        for name in names:
+            run([compiler, *FLAGS, *flags, "-c", str(FASTPATH / f"{name}.c"), "-o", f"{name}.o"])
+        linked[:0] = [str(folder / f"{name}.o") for name in names]
+        linked += [f"-Wl,--wrap={function}" for name in names for function in WRAPPED[name]]
+        # Without the cache: pip would keep the altered wheel, and give it to everybody who asks for this version.
+        run(
+            [*pip, "install", "--target", str(half), *sdist],
+            {
+                **os.environ,
+                "CC": compiler,
+                "LDFLAGS": " ".join(linked),
+                "PYINSTALLER_COMPILE_BOOTLOADER": "1",
+                "PYI_STATIC_ZLIB": "1",  # its own copy: one library less to find, and no headers needed here
+            },
+        )
     half.rename(folder / "site")
+
+
+def _unpack_headers(downloaded: Path, folder: Path) -> Path:
+    """Unpack the headers of the bootloader, and return where they are."""
+    target = folder / "headers"
+    target.mkdir(exist_ok=True)
+    with tarfile.open(next(downloaded.glob("*.tar.gz"))) as sdist:
+        for member in sdist:
+            file = sdist.extractfile(member) if "/bootloader/src/" in member.name else None
+            if file is not None and member.name.endswith(".h"):
+                (target / Path(member.name).name).write_bytes(file.read())
+    return target
+
+
+def _write_modules(path: Path) -> None:
+    """Write the table of the modules that are compiled in."""
+    arrays, rows = [], []
+    for number, name in enumerate(EMBEDDED):
+        file = Path(encodings.__path__[0], f"{name.partition('.')[2] or '__init__'}.py")
+        code = compile(file.read_bytes(), f"<frozen {name}>", "exec", dont_inherit=True, optimize=2)
+        data = marshal.dumps(code)
+        arrays.append(f"static const unsigned char code_{number}[] = {{{','.join(map(str, data))}}};\n")
+        rows.append(
+            f'    {{.name = "{name}", .code = code_{number}, .size = {len(data)}, .is_package = {int("." not in name)}}},\n'
+        )
+    table = f"const struct _frozen embedded_modules[] = {{\n{''.join(rows)}    {{.name = NULL}},\n}};\n"
+    declared = "extern const struct _frozen embedded_modules[];\n"
+    path.write_text(f"#include <Python.h>\n{''.join(arrays)}{declared}{table}")
+
+
+def _link(library: Path, folder: Path, run: Callable[[list[str]], None]) -> Iterator[str]:
+    """Yield what links Python, with all that extension modules may use of it."""
+    light = folder / library.name
+    run(["strip", "--strip-debug", "-o", str(light), str(library)])
+    yield from ("-no-pie", "-Wl,--whole-archive", str(light), "-Wl,--no-whole-archive")
+    yield from ("-Wl,--export-dynamic-symbol=Py*", "-Wl,--export-dynamic-symbol=_Py*", "-lm", "-ldl", "-lpthread")
+    names = " ".join(sysconfig.get_config_var(name) or "" for name in ("LIBS", "SYSLIBS", "MODLIBS"))
+    yield from dict.fromkeys(word for word in names.split() if word.startswith("-l"))

@@ -106,8 +106,9 @@ def build(name: str, *, is_forced: bool = False, script: Path | None = None) -> 
         fcntl.flock(lock, fcntl.LOCK_EX)
         revision = _revision()
         fast, reason = bootloader.find(WORK)
-        if fast is None:
-            print(f"build: without the fast path, so launches are slower: {reason}", file=sys.stderr)
+        if reason:
+            how = "without the fast path, so launches are slower" if fast is None else "launches are not of the fastest"
+            print(f"build: {how}: {reason}", file=sys.stderr)
         inputs = _fingerprint(revision, script, fast)
         stamp = folder / "stamp"
         if not is_forced and _read(stamp) == _stamp(inputs, binary):
@@ -136,7 +137,7 @@ def _check_python() -> None:
         )
 
 
-def _freeze(name: str, folder: Path, revision: str, script: Path | None, fast: Path | None) -> Path:
+def _freeze(name: str, folder: Path, revision: str, script: Path | None, fast: bootloader.Bootloader | None) -> Path:
     for stale in ("dist", "generated", "work"):  # nothing of an earlier build gets into this one
         shutil.rmtree(folder / stale, ignore_errors=True)
     generated = folder / "generated"
@@ -156,7 +157,8 @@ def _freeze(name: str, folder: Path, revision: str, script: Path | None, fast: P
         "SHIM_BUILD_FOLDER": str(folder),
         "SHIM_BUILD_NAME": name,
         "SHIM_BUILD_SCRIPT": str(script or ""),
-        "PYTHONPATH": os.pathsep.join([*([str(fast)] if fast else []), str(ROOT)]),
+        "SHIM_BUILD_EMBEDDED": "1" if fast and fast.is_embedded else "",
+        "PYTHONPATH": os.pathsep.join([*([str(fast.folder)] if fast else []), str(ROOT)]),
         "PYINSTALLER_CONFIG_DIR": str(folder / "cache"),
         "PYINSTALLER_ZLIB_COMPRESSION_LEVEL": "0",  # modules are read one by one at launch: nothing to inflate
         # The same sources shall give the same bytes.
@@ -199,7 +201,7 @@ def _revision() -> str:
         return ""
 
 
-def _fingerprint(revision: str, script: Path | None, fast: Path | None) -> dict[str, str]:
+def _fingerprint(revision: str, script: Path | None, fast: bootloader.Bootloader | None) -> dict[str, str]:
     """Return all that decides what the binary is."""
     digest = hashlib.sha256()
     own = [] if script is None else sorted(script.parent.rglob("*.py"))  # what it may import
@@ -208,7 +210,7 @@ def _fingerprint(revision: str, script: Path | None, fast: Path | None) -> dict[
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     found = {package: _version(package) for package in _PACKAGES}
     python = f"{sys.version} {platform.machine()} {os.path.realpath(sys.base_prefix)}"
-    return {"sources": digest.hexdigest(), "revision": revision, "python": python, "fast": str(fast or ""), **found}
+    return {"sources": digest.hexdigest(), "revision": revision, "python": python, "fast": str(fast and fast.folder or ""), **found}
 
 
 def _source_files() -> Iterator[Path]:

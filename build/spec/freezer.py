@@ -1,6 +1,7 @@
 """How every shim is frozen: one PyInstaller onefile, tuned so that containerd waits as little as possible for it.
 
 Rule: what a launch does not need stays out, and what is in is stored, not compressed, so that unpacking is copying.
+Where Python is in the bootloader (build/fastpath/embed.c) and all else is modules, nothing is unpacked at all.
 Loaded by the specs, inside PyInstaller; build.py starts that and says through the environment where to work.
 """
 
@@ -10,6 +11,7 @@ import _imp
 import encodings
 import os
 import pkgutil
+import struct
 import sys
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -17,10 +19,15 @@ from typing import Final, TypeAlias
 from PyInstaller import compat
 from PyInstaller.building import api
 from PyInstaller.building.build_main import Analysis
+from PyInstaller.building.utils import process_collected_binary
 
+from bootloader import EMBEDDED  # beside this file
 from shim.runtime.daemon import UNPACK_MARKER
 
 Toc: TypeAlias = list[tuple[str, str, str]]  # name in the binary, source, kind
+
+# By which embed.c knows an archive that it shall load from.
+MARK: Final = "shim-embedded"
 
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parent.parent
@@ -128,13 +135,15 @@ def freeze(
     except ImportError:
         raise SystemExit("protobuf is not installed here, or not with its C extension, which a shim needs") from None
     stand_ins = stand_ins or {}
+    is_embedded = bool(os.environ["SHIM_BUILD_EMBEDDED"])
     generated = Path(os.environ["SHIM_BUILD_FOLDER"]) / "generated"
     marker = generated / UNPACK_MARKER
     marker.touch()
     # The interpreter reads base_library.zip before anything of ours runs: so it has only what is needed by then, and
     # the other modules of Python go where all modules go.
     compat.PY3_BASE_MODULES.clear()
-    compat.PY3_BASE_MODULES.add("encodings")
+    if not is_embedded:
+        compat.PY3_BASE_MODULES.add("encodings")
     api.get_bootstrap_modules = _bootstrap_modules
     codecs = {module.name for module in pkgutil.iter_modules(encodings.__path__)}
     unused = [] if keeps >= ANYTHING else [f"encodings.{codec}" for codec in sorted(codecs - _CODECS)]
@@ -147,14 +156,24 @@ def freeze(
         optimize=2,
     )
     # Those that are compiled into the interpreter would never be read.
-    modules = [entry for entry in analysis.pure if not _imp.is_frozen(entry[0])]
+    compiled_in = EMBEDDED if is_embedded else ()
+    modules = [entry for entry in analysis.pure if not _imp.is_frozen(entry[0]) and entry[0] not in compiled_in]
     modules += [(module, str(HERE / file), "PYMODULE-2") for module, file in stand_ins.items()]
     modules.append(("shim_extensions", str(_write_extensions(analysis.binaries, generated)), "PYMODULE-2"))
+    binaries, datas = _without_cpp(analysis.binaries, generated), analysis.datas
+    if is_embedded:
+        binaries = [entry for entry in binaries if not entry[0].startswith("libpython")]
+        datas = [entry for entry in datas if entry[0] != "base_library.zip"]
+    boot = (HERE / "boot.py").read_text()
+    if is_embedded and [entry[0] for entry in datas] == [UNPACK_MARKER]:
+        binaries, datas, places = _as_libraries(binaries, marker)
+        boot = boot.replace("_PLACES: dict[str, str] = {}", f"_PLACES = {places}")
+    (generated / "boot.py").write_text(boot)
     api.EXE(
         api.PYZ(modules),
         [entry for entry in analysis.scripts if not entry[0].startswith("pyi_rth_")],
-        _without_cpp(analysis.binaries),
-        analysis.datas,
+        binaries,
+        datas,
         [("X utf8", "", "OPTION")],  # a locale has no say in a daemon's file names
         name=name,
         cdict=dict.fromkeys(("BINARY", "DATA", "EXTENSION", "PYMODULE", "PYSOURCE", "PYZ"), False),
@@ -163,30 +182,73 @@ def freeze(
     )
 
 
+def _as_libraries(binaries: Toc, marker: Path) -> tuple[Toc, Toc, dict[str, str]]:
+    """Return the binaries as what embed.c loads, no data, and where each extension module is.
+
+    The kind PKG stands for bytes that the bootloader does nothing with.
+    """
+    places = {_module_name(name): name for name, _, kind in binaries if kind == "EXTENSION"}
+    libraries = [
+        (name, process_collected_binary(source, name, use_strip=True), "PKG") for name, source, _ in binaries
+    ]
+    return [*libraries, (MARK, str(marker), "PKG")], [], places
+
+
 def _write_extensions(binaries: Toc, folder: Path) -> Path:
     """Write the module that loads every extension module there is in the binary."""
-    places = [name.rpartition("lib-dynload/")[2] for name, _, kind in binaries if kind == "EXTENSION"]
-    names = sorted(place.partition(".")[0].replace("/", ".") for place in places)
+    names = sorted(_module_name(name) for name, _, kind in binaries if kind == "EXTENSION")
     path = folder / "shim_extensions.py"
     path.write_text("".join(f"import {name}\n" for name in names))
     return path
+
+
+def _module_name(place: str) -> str:
+    return place.rpartition("lib-dynload/")[2].partition(".")[0].replace("/", ".")
 
 
 _pyinstallers_bootstrap: Final = api.get_bootstrap_modules
 
 
 def _bootstrap_modules() -> Toc:
-    """Put boot.py in the place of PyInstaller's loader, whose extension modules it needs as well."""
-    extensions = [entry for entry in _pyinstallers_bootstrap() if entry[2] == "EXTENSION"]
-    return [*extensions, ("boot", str(HERE / "boot.py"), "PYSOURCE-2")]
+    """Put boot.py in the place of PyInstaller's loader."""
+    return [("boot", str(Path(os.environ["SHIM_BUILD_FOLDER"]) / "generated" / "boot.py"), "PYSOURCE-2")]
 
 
-def _without_cpp(binaries: Toc) -> Toc:
-    """Put a link to a library that is loaded anyway in the place of the C++ library.
+def _without_cpp(binaries: Toc, folder: Path) -> Toc:
+    """Leave the C++ library out, which protobuf's extension names as needed, but uses no symbol of.
 
-    protobuf's extension names it as needed, but uses no symbol of it.  Should it ever, the import fails at once.
+    Should it ever, the import fails at once.
     """
-    cpp = [name for name, _, _ in binaries if name.startswith("libstdc++.")]
-    python = next((name for name, _, _ in binaries if name.startswith("libpython")), "")
-    kept = [entry for entry in binaries if not entry[0].startswith(("libstdc++.", "libgcc_s."))]
-    return [*kept, *((name, python, "SYMLINK") for name in cpp)]
+    kept = []
+    for name, source, kind in binaries:
+        if name.startswith(("libstdc++.", "libgcc_s.")):
+            continue
+        if kind == "EXTENSION" and name.startswith("google/"):
+            source = str(_forget_needed(Path(source), b"libstdc++.so.6", folder))
+        kept.append((name, source, kind))
+    return kept
+
+
+def _forget_needed(library: Path, name: bytes, folder: Path) -> Path:
+    """Copy a library that needs one less: where it names that one, it names libc a second time.
+
+    Format: 64-bit ELF, least byte first; gABI chapters 4 and 5.
+    """
+    data = bytearray(library.read_bytes())
+    (table,) = struct.unpack_from("<Q", data, 32)
+    size, count = struct.unpack_from("<HH", data, 54)
+    segments = [struct.unpack_from("<IIQQQQ", data, table + size * number) for number in range(count)]
+    start, length = next((segment[2], segment[5]) for segment in segments if segment[0] == 2)
+    entries = {offset: struct.unpack_from("<QQ", data, offset) for offset in range(start, start + length, 16)}
+    address = next(value for tag, value in entries.values() if tag == 5)
+    strings = next(each[2] + address - each[3] for each in segments if each[0] == 1 and each[3] <= address < each[3] + each[5])
+    needed = {
+        bytes(data[strings + value : data.index(0, strings + value)]): (offset, value)
+        for offset, (tag, value) in entries.items()
+        if tag == 1
+    }
+    if name in needed:
+        struct.pack_into("<QQ", data, needed[name][0], 1, needed[b"libc.so.6"][1])
+    copy = folder / library.name
+    copy.write_bytes(data)
+    return copy

@@ -24,9 +24,12 @@ def is_frozen() -> bool:
 
 
 def unpacked_folder() -> str | None:
-    """Return the temporary folder that a onefile binary runs from, or None."""
+    """Return the temporary folder that a binary runs from which has to unpack itself, or None."""
     folder = getattr(sys, "_MEIPASS", None)
     return folder if is_frozen() and isinstance(folder, str) else None
+
+
+_WAS_UNPACKED = unpacked_folder() is not None
 
 
 def forget_unpacked_folder() -> None:
@@ -40,11 +43,13 @@ def has_bootloader() -> bool:
 
     By path: a bootloader that has been replaced in the meantime starts, as its child, what is there now.
     """
+    if unpacked_folder() is None:
+        return False
     try:
         parent, own = (os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)") for pid in (os.getppid(), "self"))
     except OSError:
         return False
-    return unpacked_folder() is not None and parent == own
+    return parent == own
 
 
 def remove_abandoned_folder() -> None:
@@ -65,7 +70,7 @@ def child_env(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     original = env.pop("LD_LIBRARY_PATH_ORIG", None)
     if original is not None:
         env["LD_LIBRARY_PATH"] = original
-    elif is_frozen():
+    elif _WAS_UNPACKED:
         env.pop("LD_LIBRARY_PATH", None)
     for name in list(env):
         if name.startswith(_FREEZER_PREFIX) or name in _DROPPED:
@@ -87,6 +92,11 @@ _invoker: list[int] = []
 def act_for(invoker: int) -> None:
     """Take `invoker` for who ran us: in a process that was forked to stand in for another."""
     _invoker[:] = [invoker]
+
+
+def is_stand_in() -> bool:
+    """Say whether this process stands in for another."""
+    return bool(_invoker)
 
 
 def invoker_pid() -> int:

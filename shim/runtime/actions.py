@@ -129,10 +129,11 @@ def _spawn(shim: Shim, opts: StartOpts, planned: Planned, perform: Callable[[lis
 
     bound = planned.bound
     is_forked = daemon.should_fork()
-    folder = process.unpacked_folder()
-    if is_forked and folder:
-        daemon.load_extensions()
-        daemon.sweep_unpacked_folders(folder)
+    if is_forked and process.is_frozen() and not process.is_stand_in():
+        folder = process.unpacked_folder()
+        if folder:
+            daemon.load_extensions()
+            daemon.sweep_unpacked_folders(folder)
         if shim.config.zygote:
             from shim.runtime import zygote
 
