@@ -31,6 +31,7 @@ FLAGS: Final = ("-std=c11", "-O2", "-g0", "-fPIE", "-Wall", "-Wextra", "-Werror"
 OFF_VARIABLE: Final = "SHIM_BUILD_FASTPATH"  # =off builds with the published bootloader, =unpack without Python in it
 # What the linker lets our functions take the place of, by source.
 WRAPPED: Final = {"fastpath": (), "buffers": ("fopen", "fclose"), "embed": ("dlopen", "pyi_archive_open")}
+_LIBC: Final = ("m", "dl", "pthread", "rt", "util")
 # What Python imports before it can read an archive.
 EMBEDDED: Final = ("encodings", "encodings.aliases", "encodings.utf_8")
 
@@ -154,9 +155,8 @@ def _write_modules(path: Path) -> None:
         code = compile(file.read_bytes(), f"<frozen {name}>", "exec", dont_inherit=True, optimize=2)
         data = marshal.dumps(code)
         arrays.append(f"static const unsigned char code_{number}[] = {{{','.join(map(str, data))}}};\n")
-        rows.append(
-            f'    {{.name = "{name}", .code = code_{number}, .size = {len(data)}, .is_package = {int("." not in name)}}},\n'
-        )
+        row = f'.name = "{name}", .code = code_{number}, .size = {len(data)}, .is_package = {int("." not in name)}'
+        rows.append(f"    {{{row}}},\n")
     table = f"const struct _frozen embedded_modules[] = {{\n{''.join(rows)}    {{.name = NULL}},\n}};\n"
     declared = "extern const struct _frozen embedded_modules[];\n"
     path.write_text(f"#include <Python.h>\n{''.join(arrays)}{declared}{table}")
@@ -167,6 +167,9 @@ def _link(library: Path, folder: Path, run: Callable[[list[str]], None]) -> Iter
     light = folder / library.name
     run(["strip", "--strip-debug", "-o", str(light), str(library)])
     yield from ("-no-pie", "-Wl,--whole-archive", str(light), "-Wl,--no-whole-archive")
-    yield from ("-Wl,--export-dynamic-symbol=Py*", "-Wl,--export-dynamic-symbol=_Py*", "-lm", "-ldl", "-lpthread")
-    names = " ".join(sysconfig.get_config_var(name) or "" for name in ("LIBS", "SYSLIBS", "MODLIBS"))
-    yield from dict.fromkeys(word for word in names.split() if word.startswith("-l"))
+    yield from ("-Wl,--export-dynamic-symbol=Py*", "-Wl,--export-dynamic-symbol=_Py*")
+    words = " ".join(sysconfig.get_config_var(name) or "" for name in ("LIBS", "SYSLIBS", "MODLIBS")).split()
+    names = [word.removeprefix("-l") for word in dict.fromkeys(words) if word.startswith("-l")]
+    # A host has libc and its parts; all else goes in.
+    yield from (f"-l:lib{name}.a" for name in names if name not in _LIBC)
+    yield from (f"-l{name}" for name in _LIBC)

@@ -210,7 +210,13 @@ def _fingerprint(revision: str, script: Path | None, fast: bootloader.Bootloader
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     found = {package: _version(package) for package in _PACKAGES}
     python = f"{sys.version} {platform.machine()} {os.path.realpath(sys.base_prefix)}"
-    return {"sources": digest.hexdigest(), "revision": revision, "python": python, "fast": str(fast and fast.folder or ""), **found}
+    return {
+        "sources": digest.hexdigest(),
+        "revision": revision,
+        "python": python,
+        "fast": str((fast and fast.folder) or ""),
+        **found,
+    }
 
 
 def _source_files() -> Iterator[Path]:

@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from bootloader import EMBEDDED  # beside this file
 from PyInstaller import compat
 from PyInstaller.building import api
 from PyInstaller.building.build_main import Analysis
 from PyInstaller.building.utils import process_collected_binary
 
-from bootloader import EMBEDDED  # beside this file
 from shim.runtime.daemon import UNPACK_MARKER
 
 Toc: TypeAlias = list[tuple[str, str, str]]  # name in the binary, source, kind
@@ -188,9 +188,7 @@ def _as_libraries(binaries: Toc, marker: Path) -> tuple[Toc, Toc, dict[str, str]
     The kind PKG stands for bytes that the bootloader does nothing with.
     """
     places = {_module_name(name): name for name, _, kind in binaries if kind == "EXTENSION"}
-    libraries = [
-        (name, process_collected_binary(source, name, use_strip=True), "PKG") for name, source, _ in binaries
-    ]
+    libraries = [(name, process_collected_binary(source, name, use_strip=True), "PKG") for name, source, _ in binaries]
     return [*libraries, (MARK, str(marker), "PKG")], [], places
 
 
@@ -241,7 +239,9 @@ def _forget_needed(library: Path, name: bytes, folder: Path) -> Path:
     start, length = next((segment[2], segment[5]) for segment in segments if segment[0] == 2)
     entries = {offset: struct.unpack_from("<QQ", data, offset) for offset in range(start, start + length, 16)}
     address = next(value for tag, value in entries.values() if tag == 5)
-    strings = next(each[2] + address - each[3] for each in segments if each[0] == 1 and each[3] <= address < each[3] + each[5])
+    strings = next(
+        each[2] + address - each[3] for each in segments if each[0] == 1 and each[3] <= address < each[3] + each[5]
+    )
     needed = {
         bytes(data[strings + value : data.index(0, strings + value)]): (offset, value)
         for offset, (tag, value) in entries.items()

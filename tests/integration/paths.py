@@ -78,7 +78,9 @@ def only_zygote(folder: Path) -> int:
     return pid
 
 
-def unpacked_name(pid: int) -> str:
-    """Return the name of the folder that a frozen process has its libraries from: forks of one process share it."""
-    (name,) = set(re.findall(r"/(_MEI\w+)/", Path(f"/proc/{pid}/maps").read_text()))
-    return str(name)
+def image_of(pid: int) -> str:
+    """Return what a process has in common with those it was forked from, and with nobody else: where its libc is."""
+    found = re.search(r"^(\w+)-.*/libc\.so\.6$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE)
+
+    assert found is not None
+    return found[1]

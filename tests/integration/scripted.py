@@ -40,7 +40,7 @@ def compile_program(target: Path, *sources: Path, flags: tuple[str, ...] = SANIT
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.fail("there is no C compiler: install the Debian packages gcc and libc6-dev", pytrace=False)
-    command = [compiler, *WARNINGS, *flags, *map(str, sources), "-o", str(target)]
+    command = [compiler, *WARNINGS, *map(str, sources), *flags, "-o", str(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert (0, "") == (done.returncode, done.stderr)

@@ -1,4 +1,4 @@
-"""The bootloader with the fast path: built where it can be, done without where not, and never in anybody's way."""
+"""The faster bootloaders: built where they can be, done without where not, and never in anybody's way."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -15,26 +16,32 @@ PROGRAM = """
 import pathlib, sys
 sys.path.insert(0, sys.argv[1])
 import bootloader
-print(*bootloader.find(pathlib.Path(sys.argv[2])), sep="|")
+found, reason = bootloader.find(pathlib.Path(sys.argv[2]))
+print(*(found or (None, None)), reason, sep="|")
 """
 
 
-def find(work: Path, **environment: str) -> str:
-    """Return what build/spec/bootloader.py finds: a folder, and why not."""
-    command = [sys.executable, "-c", PROGRAM, str(PROJECT / "build/spec"), str(work)]
+WORK: Final = PROJECT / ".work/build"
+
+
+def find(work: Path, program: str = PROGRAM, **environment: str) -> str:
+    """Return what build/spec/bootloader.py finds: a folder, whether Python is in the bootloader, and why not better."""
+    command = [sys.executable, "-c", program, str(PROJECT / "build/spec"), str(work)]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
     return done.stdout.rstrip("\n")
 
 
 def test_compiler_that_is_missing_is_done_without(tmp_path: Path) -> None:
     """One line says so, and the plain bootloader serves."""
-    assert "None|there is no C compiler" == find(tmp_path, CC="no-such-compiler")
+    assert "None|None|there is no C compiler" == find(tmp_path, CC="no-such-compiler")
 
 
 def test_compiler_that_fails_is_done_without(tmp_path: Path) -> None:
     """The log is named, and nothing half-made is taken for done the next time."""
     for _ in range(2):
-        folder, reason = find(tmp_path, CC="false-compiler", PATH=f"{broken(tmp_path)}:{os.environ['PATH']}").split("|")
+        folder, _, reason = find(tmp_path, CC="false-compiler", PATH=f"{broken(tmp_path)}:{os.environ['PATH']}").split(
+            "|"
+        )
 
         assert "None" == folder
         assert reason.startswith("PyInstaller's bootloader could not be built here; the log is ")
@@ -50,7 +57,32 @@ def broken(folder: Path) -> Path:
 
 def test_switch_builds_without_it(tmp_path: Path) -> None:
     """SHIM_BUILD_FASTPATH=off, for who wants PyInstaller's published bootloader."""
-    assert "None|SHIM_BUILD_FASTPATH=off" == find(tmp_path, SHIM_BUILD_FASTPATH="off")
+    assert "None|None|SHIM_BUILD_FASTPATH=off" == find(tmp_path, SHIM_BUILD_FASTPATH="off")
+
+
+def test_switch_builds_with_the_fast_path_alone() -> None:
+    """SHIM_BUILD_FASTPATH=unpack, for who does not want Python in the bootloader."""
+    folder, is_embedded, reason = find(WORK, SHIM_BUILD_FASTPATH="unpack").split("|")
+
+    assert ("False", "it unpacks Python: SHIM_BUILD_FASTPATH=unpack") == (is_embedded, reason)
+    assert b"embedded_modules" not in bootloader(folder).read_bytes()
+
+
+def test_python_that_cannot_be_linked_is_unpacked(tmp_path: Path) -> None:
+    """The log of the bootloader that could not be built is named."""
+    (tmp_path / "libpython.a").write_text("no archive")
+    change = f"bootloader._static_library = lambda: pathlib.Path({str(tmp_path / 'libpython.a')!r})\nfound, "
+    folder, is_embedded, reason = find(tmp_path, program=PROGRAM.replace("found, ", change, 1)).split("|")
+
+    assert "False" == is_embedded
+    assert reason.startswith("it unpacks Python: PyInstaller's bootloader could not be built here; the log is ")
+    assert bootloader(folder).is_file()
+
+
+def bootloader(folder: str) -> Path:
+    """Return the bootloader of a PyInstaller."""
+    (path,) = Path(folder).glob("PyInstaller/bootloader/Linux-*/run")
+    return path
 
 
 @pytest.mark.parametrize("kind", ["built", "installed"])
@@ -58,8 +90,6 @@ def test_only_our_own_copy_is_altered(kind: str) -> None:
     """The installed PyInstaller's bootloader makes no connection; ours, in a folder below .work, does."""
     import PyInstaller  # type: ignore[import-untyped]
 
-    folders = [Path(find(PROJECT / ".work/build").partition("|")[0])] if kind == "built" else []
-    folders = folders or [Path(PyInstaller.__file__).parents[1]]
-    (bootloader,) = folders[0].glob("PyInstaller/bootloader/Linux-*/run")
+    folder = find(WORK).partition("|")[0] if kind == "built" else str(Path(PyInstaller.__file__).parents[1])
 
-    assert (kind == "built") == (b"containerd-shim: the process" in bootloader.read_bytes())
+    assert (kind == "built") == (b"containerd-shim: the process" in bootloader(folder).read_bytes())

@@ -1,6 +1,7 @@
 """The frozen binary in dist/: what is in it, what each action answers, and that nothing unpacked outlives it.
 
-By hand, without containerd; what starts a daemon runs in both ways of becoming one (fork and re-exec).
+By hand, without containerd; what starts a daemon runs in both ways of becoming one (fork and re-exec).  A binary that
+has Python in its bootloader unpacks nothing; continuous integration runs these tests with one that does, too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from shim import __version__, ttrpc
 from shim.api import runc_options_pb2, task_v2_pb2, task_v3_pb2, types_pb2
 from shim.runtime.daemon import UNPACK_MARKER
 from shim.ttrpc import Code, Rpc, RpcError
+from tests.integration.archive import contents, unpacks
 from tests.integration.byhand import RUNTIME_ID, Hand, find_program, finish, wait_gone, warm
 from tests.integration.client import descriptors
 from tests.integration.conftest import PROJECT, SHIM, wait_until
@@ -82,15 +84,6 @@ def plain(binary: Path) -> Iterator[Hand]:
 # What is in it.
 
 
-def contents(binary: Path) -> tuple[dict[str, bytes], set[str]]:
-    """Return the files that the binary unpacks, and the names of the modules in its archive."""
-    from PyInstaller.archive.readers import CArchiveReader  # type: ignore[import-untyped]
-
-    archive = CArchiveReader(str(binary))
-    files = {name: archive.extract(name) for name, entry in archive.toc.items() if entry[-1] in {"b", "n", "x"}}
-    return files, set(archive.open_embedded_archive("PYZ.pyz").toc)
-
-
 def needed(library: bytes) -> list[str]:
     """Return the names of the libraries that an ELF file (64 bits, little-endian) is linked to."""
     (sections,) = struct.unpack_from("<Q", library, 0x28)
@@ -123,6 +116,7 @@ def test_binary_has_every_module_of_a_shim(binary: Path) -> None:
 def test_binary_needs_nothing_but_libc(binary: Path) -> None:
     """Every other library that its libraries name is in it, so it runs where no C++ and no OpenSSL is installed."""
     files, _ = contents(binary)
+    files["itself"] = binary.read_bytes()
     libraries = {name: needed(data) for name, data in files.items() if data.startswith(b"\x7fELF")}
     there = {Path(name).name for name in files}
     missing = {name: [each for each in names if each not in there] for name, names in libraries.items()}
@@ -183,23 +177,33 @@ def test_action_leaves_nothing_unpacked(plain: Hand, action: str) -> None:
     assert [] == list(plain.tmp.iterdir())
 
 
-def test_nothing_unpacked_stays_when_the_bootloader_is_killed(plain: Hand) -> None:
-    """As containerd kills a `start` or `delete` that takes too long: the process that goes on cleans up."""
+def test_nothing_unpacked_stays_when_it_is_killed(plain: Hand, binary: Path) -> None:
+    """As containerd kills a `start` or `delete` that takes too long.
+
+    Where that hits only the bootloader, the process that goes on cleans up.
+    """
     process = plain.popen("-info")  # waits for its input
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    wait_until(lambda: bool(children.read_text()), "the bootloader has started the shim")
+    if unpacks(binary):
+        wait_until(lambda: bool(children.read_text()), "the bootloader has started the shim")
+    else:
+        wait_until(lambda: "/memfd:" in Path(f"/proc/{process.pid}/maps").read_text(), "it has loaded what it needs")
+        assert ("", []) == (children.read_text(), list(plain.tmp.iterdir()))
     process.kill()
     process.communicate()  # only now the shim can read its input to the end
 
-    wait_until(lambda: not list(plain.tmp.glob("_MEI*")), "the folder is gone")
+    wait_until(lambda: not list(plain.tmp.iterdir()), "the folder is gone")
 
 
-def test_unpacked_folder_has_our_marker(plain: Hand) -> None:
+def test_unpacked_folder_has_our_marker(plain: Hand, binary: Path) -> None:
     """Sweeping the folders of killed processes goes by it, so that another program's folder is never touched."""
+    is_marked = unpacks(binary)
     process = plain.popen("-info")  # waits for its input
-    wait_until(lambda: list(plain.tmp.glob(f"_MEI*/{UNPACK_MARKER}")), "a folder with the marker")
+    if is_marked:
+        wait_until(lambda: list(plain.tmp.glob(f"_MEI*/{UNPACK_MARKER}")), "a folder with the marker")
 
     assert 0 == finish(process).returncode
+    assert [] == list(plain.tmp.iterdir())
 
 
 def test_text_is_utf8_whatever_the_locale(plain: Hand) -> None:
@@ -252,13 +256,19 @@ def test_daemon_answers_everything_without_its_files(hand: Hand) -> None:
         assert expected_codes() == call_everything(connection)
 
 
-def test_daemon_has_loaded_every_extension_module(hand: Hand, binary: Path) -> None:
-    """What is not loaded when the files go can never be: Python modules are read from the binary, these are not."""
+def test_daemon_needs_no_file_for_its_extension_modules(hand: Hand, binary: Path) -> None:
+    """What is not loaded when unpacked files go can never be; else they come from the binary, as Python modules do."""
     files, _ = contents(binary)
     pid = hand.serve("c1").connect().shim_pid
     mapped = Path(f"/proc/{pid}/maps").read_text()
+    names = [name for name in files if name.endswith(".so")]
 
-    assert [] == [name for name in files if name.endswith(".so") and f"/{name} (deleted)" not in mapped]
+    if unpacks(binary):
+        assert [] == [name for name in names if f"/{name} (deleted)" not in mapped]
+    else:
+        loaded = set(re.findall(r"/memfd:(\S+)", mapped))
+        assert {"_ctypes", "_message", "_socket"} <= {name.partition(".")[0] for name in loaded}
+        assert set() == loaded - {Path(name).name for name in files}
 
 
 def test_daemon_survives_an_upgrade(hand: Hand, binary: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from shim.testing.leftovers import Process, processes, read_process
 from tests.integration.byhand import Hand, find_program, finish, wait_gone, warm
 from tests.integration.client import descriptors, wait_until
 from tests.integration.conftest import SHIM, Flavour
-from tests.integration.paths import launch_path, only_zygote, unpacked_name, zygote_pid
+from tests.integration.paths import image_of, launch_path, only_zygote, zygote_pid
 
 FREEZERS: Final = re.compile(r"_PYI_\w+|LD_LIBRARY_PATH(_ORIG)?")
 # 32 and 33, which the C library takes when it first makes a thread: in a rehearsal, or when a call needs one.
@@ -72,7 +72,7 @@ def family(folder: Path) -> list[Process]:
 
 def served_by(hand: Hand, container: str, zygote: int) -> bool:
     """Say whether the daemon of a container is a fork of the zygote."""
-    return unpacked_name(hand.client(container).connect().shim_pid) == unpacked_name(zygote)
+    return image_of(hand.client(container).connect().shim_pid) == image_of(zygote)
 
 
 def status(pid: int) -> dict[str, str]:
@@ -187,7 +187,7 @@ def test_containers_of_one_containerd_come_from_its_zygote(containerd: Container
     containerd.run(f"{name}-2", "sleep", "1000", detach=True, options=["--null-io"])
     (daemon,) = [shim for shim in containerd.shims() if f"{name}-2" in shim.arguments]
 
-    assert [unpacked_name(pid) == unpacked_name(daemon.pid) for pid in zygotes] == [True] * len(zygotes)
+    assert [image_of(pid) == image_of(daemon.pid) for pid in zygotes] == [True] * len(zygotes)
     assert len(zygotes) == len({zygote_pid(path) for path in folder.glob("*")} if folder.exists() else ())
     containerd.ctr("tasks", "rm", "--force", f"{name}-1", f"{name}-2", check=False)
     containerd.ctr("containers", "rm", f"{name}-1", f"{name}-2")

@@ -156,7 +156,7 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
 
 
 def bad_temporary_folder(binary: Path, count: int, options: str, *, is_warm: bool) -> Tally:
-    """Nothing can be unpacked: the plain path says so in its own words, the zygote needs no folder at all."""
+    """Nothing can be unpacked: who has to says so in PyInstaller's words, the others need no folder at all."""
     tally: Tally = Counter()
     with scene(binary) as (hand, zygotes):
         if is_warm:
