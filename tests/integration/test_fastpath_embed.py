@@ -48,7 +48,7 @@ def run(
     bound.write_bytes((image + b"".join(contents for _, _, contents in entries))[: -cut or None])
     bound.chmod(0o755)
     words = [word for name, kind, contents in entries for word in (name, kind, str(len(contents)))]
-    command = [bound, str(len(image)), *words, "--", *commands]
+    command = [str(bound), str(len(image)), *words, "--", *commands]
     done = subprocess.run(
         command,
         env={**os.environ, **environment},
@@ -60,7 +60,8 @@ def run(
     )
 
     assert (0, "") == (done.returncode, done.stderr)
-    first, *lines = done.stdout.splitlines()
+    lines: list[str] = done.stdout.splitlines()
+    first = lines.pop(0)
     assert first == "compiled in"
     return lines
 
