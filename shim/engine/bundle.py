@@ -1,12 +1,11 @@
 """The bundle folder: what containerd and the shim leave there for each other.
 
 Rule: enough stands here for `delete` to clean up after a dead daemon; file names and modes are those of Go's shim.
-Spec: contract 7.5.
+Spec: contract 7.5.  JSON is loaded when there is some to read or write: `delete` hardly ever has, and is waited for.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -53,6 +52,8 @@ class Bundle(NamedTuple):
         Raises:
             BundleError: It cannot be read or is no JSON object; the text names the file.
         """
+        import json
+
         path = self.file("config.json")
         try:
             with open(path, "rb") as file:
@@ -71,6 +72,8 @@ class Bundle(NamedTuple):
         Raises:
             BundleError: It cannot be written.
         """
+        import json
+
         self._write("config.json", json.dumps(spec))
 
     def group(self, container_id: str) -> str:
@@ -100,6 +103,8 @@ class Bundle(NamedTuple):
 
     def write_options(self, options: Mapping[str, object], binary_name: str) -> None:
         """Leave the runtime's options for `delete`: `options.json` and `runtime`, mode 0600."""
+        import json
+
         self._write("options.json", json.dumps(options, separators=(",", ":")))
         self._write("runtime", binary_name)
 
@@ -115,9 +120,13 @@ class Bundle(NamedTuple):
         """Return what `write_options` left; None when there is nothing: no Create has come; empty if it is garbled."""
         try:
             with open(self.file("options.json"), "rb") as file:
-                options = json.loads(file.read().decode())
+                text = file.read()
         except OSError:
             return None
+        import json
+
+        try:
+            options = json.loads(text.decode())
         except ValueError:
             return {}
         return options if isinstance(options, dict) else {}
@@ -132,14 +141,22 @@ class Bundle(NamedTuple):
 
     def write_containers(self, containers: Mapping[str, tuple[str, str]]) -> None:
         """Leave for `delete` of a sandbox how its containers are removed: by which binary, with which root."""
+        import json
+
         self._write("containers.json", json.dumps(containers, separators=(",", ":")))
 
     def read_containers(self) -> dict[str, tuple[str, str]]:
         """Return what `write_containers` left; empty when there is nothing, or it is garbled."""
         try:
             with open(self.file("containers.json"), "rb") as file:
-                return {str(name): (str(binary), str(root)) for name, (binary, root) in json.load(file).items()}
-        except (OSError, ValueError, TypeError, AttributeError):
+                text = file.read()
+        except OSError:
+            return {}
+        import json
+
+        try:
+            return {str(name): (str(binary), str(root)) for name, (binary, root) in json.loads(text).items()}
+        except (ValueError, TypeError, AttributeError):
             return {}
 
     def read_pid(self, name: str = "init.pid") -> int:

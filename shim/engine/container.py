@@ -20,7 +20,8 @@ from shim.engine.checkpoint import Checkpoint, write_checkpoint
 from shim.engine.console import Console
 from shim.engine.memory import MemoryWatch
 from shim.engine.process import Process
-from shim.engine.runc import Runc, has_state
+from shim.engine.runc import Runc
+from shim.engine.state import has_state
 from shim.engine.stdio import Stdio, Streams, scheme_of
 from shim.engine.task import Act, State, Step
 from shim.errors import (

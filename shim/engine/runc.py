@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shim.engine.call import ChildFds, Ended, exec_failure, run_attached, run_captured
 from shim.engine.limits import DEFAULT_LIMITS, Limits
+from shim.engine.state import DEFAULT_ROOT
 from shim.errors import EngineError, EngineTimeoutError, NotFoundError
 from shim.host import tempfiles
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from shim.engine.options import Checkpointing
 
 DEFAULT_BINARY: Final = "runc"
-DEFAULT_ROOT: Final = "/run/containerd/runc"
 
 _FINISHED: Final = ("os: process already finished", "container not running", "no such process")
 # Beside the fields `open_tcp` to `file_locks` of the options.
@@ -35,11 +35,6 @@ def global_arguments(binary: str, root: str, namespace: str, log: str, *, system
     words = [binary or DEFAULT_BINARY, "--root", os.path.join(root or DEFAULT_ROOT, namespace)]
     words += ["--log", log, "--log-format", "json"]
     return [*words, "--systemd-cgroup"] if systemd_cgroup else words
-
-
-def has_state(root: str, namespace: str, container_id: str) -> bool:
-    """Say whether a runtime still knows the container, without running it: its state is a folder of that name."""
-    return os.path.isdir(os.path.join(root, namespace, container_id))
 
 
 def last_error(log: str, offset: int = 0) -> str:

@@ -29,8 +29,9 @@ from shim.engine.lifecycle import Lifecycle
 from shim.engine.messages import exit_fields, mounts_of
 from shim.engine.options import RuncOptions, decode_checkpoint_options, decode_options
 from shim.engine.publish import TaskEvents
-from shim.engine.runc import DEFAULT_BINARY, DEFAULT_ROOT, Runc
+from shim.engine.runc import DEFAULT_BINARY, Runc
 from shim.engine.sandbox import PodSandboxes
+from shim.engine.state import DEFAULT_ROOT
 from shim.engine.stdio import Stdio
 from shim.engine.task import Act, State
 from shim.errors import InvalidArgumentError, NotFoundError
@@ -100,6 +101,7 @@ class RuncTask(Task):
         if process.is_init:
             container.delete(context.deadline)
             self._containers.remove(container)
+            self._engine.keep_log()
             self._engine.end_if_deserted()
         else:
             container.delete_exec(process, context.deadline)
@@ -219,6 +221,7 @@ class Engine:
         self._daemon = daemon
         self._config = config or DEFAULT_CONFIG
         self.containers: Containers = Containers()
+        self._log_holder: str = daemon.flags.id
         lifecycle = Lifecycle(daemon.reaper, TaskEvents(daemon.publisher), daemon.pool.submit)
         daemon.on_deserted(self.end_if_deserted)
         farewell = Farewell(daemon.loop)
@@ -275,7 +278,17 @@ class Engine:
             owner = StdioOwner(options.io_uid, options.io_gid)
             container = Container(self._surroundings, bundle, runc, stdio, owner, checkpoint)
             container.create(mounts, lambda: self.containers.add(container))
-            return container
+        self.keep_log()
+        return container
+
+    def keep_log(self) -> None:
+        """See to it that the log is that of a container there is: with its bundle, containerd gives it up."""
+        if self.containers.find(self._log_holder) is not None:
+            return
+        container = next(iter(self.containers.all()), None)
+        if container is not None:
+            self._daemon.move_log(container.bundle.file("log"))
+            self._log_holder = container.id
 
     def runtime(self, container_id: str, path: str, options: RuncOptions) -> Runc:
         """Return the OCI runtime of a container that is made from the bundle `path`: what to override for another."""

@@ -120,8 +120,6 @@ class RuncShim(Shim):
 
         A sandbox takes its containers along: containerd may have no shim's `delete` run for each of them.
         """
-        from shim.host import idmap, mount
-
         flags = self.flags
         # As Go's shim: the bundle next to the working directory, which is the container's own as a rule.
         bundle = Bundle(os.path.join(os.path.dirname(os.getcwd()), flags.id))
@@ -132,11 +130,7 @@ class RuncShim(Shim):
         if options is not None and not os.path.exists(bundle.file("init.pid")):
             _end_unfinished_create(bundle)
         _delete_quietly(bundle, flags.id, flags, bundle.read_runtime(), str((options or {}).get("root") or ""))
-        for path in (bundle.rootfs, idmap.layers_folder(bundle.rootfs)):
-            try:
-                mount.unmount_recursive(path)
-            except (ShimError, OSError) as error:
-                _warn("failed to cleanup rootfs mount", error)
+        _unmount_quietly(bundle)
         try:
             return Deleted(bundle.read_pid())
         except BundleError:
@@ -151,11 +145,12 @@ class RuncShim(Shim):
 
 def _delete_quietly(bundle: Bundle, container_id: str, flags: Flags, binary: str, root: str) -> None:
     """Have the runtime remove a container, unless it knows nothing of it: deleted in good order, as nearly always."""
-    from shim.engine.runc import DEFAULT_BINARY, DEFAULT_ROOT, Runc, has_state
+    from shim.engine import state
 
     try:
-        if not has_state(root or DEFAULT_ROOT, flags.namespace, container_id):
+        if not state.has_state(root or state.DEFAULT_ROOT, flags.namespace, container_id):
             return
+        from shim.engine.runc import DEFAULT_BINARY, Runc
         from shim.runtime.reaper import ForegroundReaper
 
         Runc(
@@ -164,10 +159,29 @@ def _delete_quietly(bundle: Bundle, container_id: str, flags: Flags, binary: str
             bundle.path,
             flags.namespace,
             binary or DEFAULT_BINARY,
-            root or DEFAULT_ROOT,
+            root or state.DEFAULT_ROOT,
         ).delete(is_forced=True)
     except (ShimError, OSError) as error:
         _warn("failed to remove runc container", error)
+
+
+def _unmount_quietly(bundle: Bundle) -> None:
+    """Unmount the root file system, and id-mapped layers of it; in good order, so nearly always, there is none left."""
+    from shim.host import mountinfo
+
+    try:
+        if not mountinfo.find_below(bundle.path):
+            return
+    except (ShimError, OSError) as error:
+        _warn("failed to cleanup rootfs mount", error)
+        return
+    from shim.host import idmap, mount
+
+    for path in (bundle.rootfs, idmap.layers_folder(bundle.rootfs)):
+        try:
+            mount.unmount_recursive(path)
+        except (ShimError, OSError) as error:
+            _warn("failed to cleanup rootfs mount", error)
 
 
 def _end_unfinished_create(bundle: Bundle) -> None:

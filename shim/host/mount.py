@@ -109,7 +109,7 @@ def unmount_recursive(path: str) -> None:
     """
     patience = _Patience()
     # Again and again, since a mount may have hidden others.
-    while targets := _find_mounted(path):
+    while targets := mountinfo.find_below(path):
         unmounted = 0
         failure = None
         for target in targets:
@@ -239,20 +239,12 @@ def _undo(target: str, flags: int) -> str:
         if flags & MS_REC:
             # Else unmounting the copies below would reach the originals where these are shared.
             libc.mount("", target, "", MS_PRIVATE | MS_REC, "")
-            for path in _find_mounted(target)[:-1]:
+            for path in mountinfo.find_below(target)[:-1]:
                 _unmount_all(path, patience)
         patience.umount(target)
     except OSError as error:
         return f"; {target} stays mounted: {_reason(error, target)}"
     return ""
-
-
-def _find_mounted(path: str) -> list[str]:
-    """Return the mount points at and below `path`, the longest first."""
-    path = os.path.realpath(path)
-    below = path.rstrip("/") + "/"
-    points = {entry.mount_point for entry in mountinfo.read()}
-    return sorted((point for point in points if point == path or point.startswith(below)), key=len, reverse=True)
 
 
 def _unmount_all(target: str, patience: _Patience) -> int:

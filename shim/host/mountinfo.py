@@ -29,6 +29,14 @@ def read(path: str = "/proc/self/mountinfo") -> list[Entry]:
         return parse(file.read())
 
 
+def find_below(path: str) -> list[str]:
+    """Return the mount points at and below `path`, the longest first."""
+    path = os.path.realpath(path)
+    below = path.rstrip("/") + "/"
+    points = {entry.mount_point for entry in read()}
+    return sorted((point for point in points if point == path or point.startswith(below)), key=len, reverse=True)
+
+
 def parse(text: bytes) -> list[Entry]:
     """Return the mounts in the text of a mountinfo file."""
     entries = []

@@ -124,7 +124,7 @@ def _start(shim: Shim, flags: Flags, perform: Callable[[list[str]], int]) -> byt
 
 def _spawn(shim: Shim, opts: StartOpts, planned: Planned, perform: Callable[[list[str]], int]) -> None:
     """Leave a daemon behind.  What it shall inherit is set on this process first, so that it never runs without."""
-    from shim.host import cgroup, process
+    from shim.host import process
     from shim.runtime import daemon
 
     bound = planned.bound
@@ -147,6 +147,8 @@ def _spawn(shim: Shim, opts: StartOpts, planned: Planned, perform: Callable[[lis
         libc.sched_core_create()
     path = shim.shim_cgroup(opts.options)
     if path:
+        from shim.host import cgroup
+
         cgroup.join(path, os.getpid())
     process.raise_oom_score()
     if not is_forked:

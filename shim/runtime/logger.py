@@ -49,6 +49,13 @@ def fault_fields(error: BaseException) -> dict[str, object]:
     return {"error": f"{type(error).__name__}: {error}", "trace": " > ".join(trace)}
 
 
+def _open(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
 class Logger:
     """Writes records to a descriptor; `fd` below 0 drops them all.
 
@@ -68,11 +75,19 @@ class Logger:
         A fifo is opened for reading too: so the open never waits, and what is written while containerd restarts is
         kept.
         """
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            fd = -1
-        return cls(fd, is_debug=is_debug, level=level, **fields)
+        return cls(_open(path), is_debug=is_debug, level=level, **fields)
+
+    def move(self, path: str) -> bool:
+        """Log to another fifo or file, by the same descriptor; False if it cannot be opened, and all stays as it is."""
+        fd = _open(path)
+        if fd < 0:
+            return False
+        if self.fd < 0:
+            self.fd = fd
+        else:
+            os.dup2(fd, self.fd, inheritable=False)
+            os.close(fd)
+        return True
 
     @property
     def level(self) -> str:

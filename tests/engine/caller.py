@@ -44,6 +44,11 @@ class FakeDaemon:
         self.shutdowns = 0
         self.is_deserted = False
         self.deserted: list[Callable[[], None]] = []
+        self.logs: list[str] = []
+
+    def move_log(self, path: str) -> None:
+        """Note it."""
+        self.logs.append(path)
 
     def on_deserted(self, callback: Callable[[], None]) -> None:
         """Note whom to tell when the last client has gone."""

@@ -108,6 +108,26 @@ def test_a_life_of_a_container(caller: Caller) -> None:
     assert (5, "container not created: not found") == caller.fails("state", id="c1")
 
 
+def test_the_log_moves_when_its_container_is_deleted(caller: Caller) -> None:
+    """To another one, or else to the next there is: a group's daemon has it from the first."""
+
+    def end(container: str, pid: int) -> None:
+        caller.daemon.reaper.exit(pid)
+        caller.call("delete", id=container)
+
+    pids = {name: caller.run(name) for name in ("c1", "c2", "c3")}
+    end("c3", pids["c3"])
+    moved = [list(caller.daemon.logs)]
+    for name in ("c1", "c2"):
+        end(name, pids[name])
+        moved.append(list(caller.daemon.logs))
+    caller.create("c4")
+
+    second = [str(caller.folder / "c2" / "log")]
+    assert [[], second, second] == moved
+    assert [*second, str(caller.folder / "c4" / "log")] == caller.daemon.logs
+
+
 @both_versions
 def test_a_life_of_an_exec(caller: Caller) -> None:
     """No event of its deletion: that would be taken for the container's."""

@@ -170,7 +170,7 @@ def test_delete_warns_and_succeeds_whatever_is_wrong(
     else:
         Path(bundle.file("options.json")).write_text("{")
         Path(bundle.file("init.pid")).write_bytes(b"\xff")
-        monkeypatch.setattr("shim.engine.runc.DEFAULT_ROOT", "/nonexistent")
+        monkeypatch.setattr("shim.engine.state.DEFAULT_ROOT", "/nonexistent")
     deleted = SHIM.delete_shim()
     said = capfd.readouterr()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -70,6 +71,18 @@ def test_one_daemon_for_a_namespace(configured: Configured, name: str) -> None:
 
     remove(containerd, *names[1:])
     wait_until(lambda: not containerd.shims(), "the daemon has ended")
+
+
+def test_the_log_outlives_the_first_bundle(configured: Configured, name: str) -> None:
+    """containerd reads the log of a bundle until that goes: by then the daemon writes into another one."""
+    containerd = configured('grouping = "namespace"')
+    names = [sleeper(containerd, f"{name}-{number}") for number in range(2)]
+    pid = containerd.shim_pid(names[0])
+    remove(containerd, names[0])
+    os.kill(pid, signal.SIGUSR1)
+
+    wait_until(lambda: f"container {names[1]}: running" in containerd.log, "the dump in containerd's log")
+    remove(containerd, names[1])
 
 
 def test_the_death_of_a_namespaces_daemon_is_cleaned_up(configured: Configured, name: str) -> None:

@@ -190,3 +190,33 @@ def test_without_a_log_records_vanish(tmp_path: Path) -> None:
 
     assert -1 == log.fd
     assert [] == os.listdir(tmp_path)
+
+
+def test_a_log_moves_by_the_same_descriptor(tmp_path: Path) -> None:
+    """As the first bundle of a group goes; whoever else writes to the descriptor comes along."""
+    for name in ("first", "second"):
+        (tmp_path / name).touch()
+    logger = Logger.open(str(tmp_path / "first"), is_debug=False)
+    fd = logger.fd
+    logger.info("one")
+
+    assert logger.move(str(tmp_path / "second"))
+    logger.info("two")
+    assert not logger.move(str(tmp_path / "none"))
+    logger.info("three")
+    os.close(logger.fd)
+    assert fd == logger.fd
+    words = [re.findall("msg=([a-z]+)", (tmp_path / name).read_text()) for name in ("first", "second")]
+    assert [["one"], ["two", "three"]] == words
+
+
+def test_a_log_that_there_was_none_of_can_come(tmp_path: Path) -> None:
+    """A daemon by hand may have had none."""
+    logger = Logger.open(str(tmp_path / "none"), is_debug=False)
+    (tmp_path / "log").touch()
+
+    assert logger.move(str(tmp_path / "log"))
+    assert not os.get_inheritable(logger.fd)
+    logger.info("here")
+    os.close(logger.fd)
+    assert "msg=here" in (tmp_path / "log").read_text()
