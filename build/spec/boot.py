@@ -34,12 +34,17 @@ def _boot() -> None:
         finally:
             close(fd)
 
-    def inflate(data: bytes) -> memoryview | bytes:
-        if data[2] == 1:  # one block, and that as it was, which is what build.py asks for
-            return memoryview(data)[7:-4]
-        from zlib import decompress
+    def inflate(data: bytes) -> bytes:
+        blocks, at, is_last = [], 2, 0
+        while not is_last:
+            is_last, start = data[at], at + 5
+            if is_last > 1:  # not all of it is stored as it was, which is what build.py asks for
+                from zlib import decompress
 
-        return decompress(data)
+                return decompress(data)
+            at = start + int.from_bytes(data[at + 1 : at + 3], "little")
+            blocks.append(data[start:at])
+        return b"".join(blocks)  # RFC 1950 and 1951
 
     # b"PYZ\0", Python's magic number, the offset of the contents: [(name, (kind, offset, size))], some 50 bytes each.
     contents = dict(loads(read(int.from_bytes(read(8, 4), "big"), 256 << 10)))  # noqa: S302  (our own archive)

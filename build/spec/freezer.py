@@ -36,6 +36,7 @@ ROOT: Final = HERE.parent.parent
 _HIDDEN: Final = [
     "_sha2" if sys.version_info >= (3, 12) else "_sha256",
     "_datetime",
+    "_json",
     "_socket",
     "google._upb._message",
     "google.protobuf.internal.well_known_types",
@@ -108,6 +109,7 @@ LIGHT: Final = {
     "calendar": "stand_in_calendar.py",
     "datetime": "stand_in_datetime.py",
     "hashlib": "stand_in_hashlib.py",
+    "json": "stand_in_json.py",
     "google.protobuf.internal.python_message": "stand_in_nothing.py",  # protobuf without its C extension
     "socket": "stand_in_socket.py",
     "typing": "stand_in_typing.py",
