@@ -77,7 +77,7 @@ struct ARCHIVE *__wrap_pyi_archive_open(const char *filename) {
 
 /* A file that has no name: in memory, or in the temporary folder where there are none in memory.  -1 if neither. */
 static int nameless(const char *name) {
-    const char *folder = getenv("TMPDIR");
+    const char *folder = secure_getenv("TMPDIR");
     int fd = memfd_create(name, MFD_CLOEXEC | MFD_NOEXEC_SEAL); /* to be mapped, never to be executed */
 
     if (fd < 0 && errno == EINVAL) /* before Linux 6.3 */

@@ -111,6 +111,7 @@ LIGHT: Final = {
     "hashlib": "stand_in_hashlib.py",
     "json": "stand_in_json.py",
     "google.protobuf.internal.python_message": "stand_in_nothing.py",  # protobuf without its C extension
+    "google.protobuf.text_encoding": "stand_in_nothing.py",  # the same, and the text format
     "socket": "stand_in_socket.py",
     "typing": "stand_in_typing.py",
 }
