@@ -3,7 +3,7 @@
  *
  * The linker puts these functions in the place of fopen and fclose (build/spec/bootloader.py: --wrap), so the bootloader
  * itself stays as it is.  It writes one file at a time, and opens what it copies from afterwards; what it reads at other
- * times is small, and not worth a wide buffer.  It has one thread.
+ * times is small, and not worth a wide buffer.  It has one thread while it writes, and no Python, which opens no streams.
  */
 #include <stddef.h>
 #include <stdio.h>

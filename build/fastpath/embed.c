@@ -48,11 +48,13 @@ const struct TOC_ENTRY *pyi_archive_find_entry_by_name(const struct ARCHIVE *arc
 extern const struct _frozen embedded_modules[];
 
 static const struct ARCHIVE *libraries;
+/* All that has been begun to load, in that order; one that is still being loaded has no handle yet, and is not begun again
+ * by those that it needs.  The interpreter holds its lock around every call, so there is one at a time. */
 static struct {
     const struct TOC_ENTRY *entry;
     void *handle;
-} loaded[MOST];
-static size_t loaded_count;
+} begun[MOST];
+static size_t begun_count;
 
 static void *load(const struct TOC_ENTRY *entry, int flags);
 
@@ -75,16 +77,15 @@ struct ARCHIVE *__wrap_pyi_archive_open(const char *filename) {
     return archive;
 }
 
-/* A file that has no name: in memory, or in the temporary folder where there are none in memory.  -1 if neither. */
-static int nameless(const char *name) {
+/* A file that has no name, in memory or in the temporary folder; -1 if there cannot be one. */
+static int nameless(const char *name, int is_in_memory) {
     const char *folder = secure_getenv("TMPDIR");
-    int fd = memfd_create(name, MFD_CLOEXEC | MFD_NOEXEC_SEAL); /* to be mapped, never to be executed */
+    int fd;
 
-    if (fd < 0 && errno == EINVAL) /* before Linux 6.3 */
-        fd = memfd_create(name, MFD_CLOEXEC);
-    if (fd < 0)
-        fd = open(folder != NULL && *folder != '\0' ? folder : "/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0700);
-    return fd;
+    if (!is_in_memory)
+        return open(folder != NULL && *folder != '\0' ? folder : "/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0700);
+    fd = memfd_create(name, MFD_CLOEXEC | MFD_NOEXEC_SEAL); /* to be mapped, never to be executed */
+    return fd < 0 && errno == EINVAL ? memfd_create(name, MFD_CLOEXEC) : fd; /* before Linux 6.3 */
 }
 
 /* An entry's bytes, to be freed; NULL if they cannot be read. */
@@ -119,6 +120,13 @@ static const void *at(const unsigned char *data, size_t size, ElfW(Addr) address
     return NULL;
 }
 
+static int is_begun(const struct TOC_ENTRY *entry) {
+    for (size_t i = 0; i < begun_count; i++)
+        if (begun[i].entry == entry)
+            return 1;
+    return 0;
+}
+
 /* Loads those of the libraries that a library needs that are in the archive: the loader takes a library that is loaded
  * already for one that is needed if it has its name. */
 static void load_needed(const unsigned char *data, size_t size) {
@@ -137,41 +145,63 @@ static void load_needed(const unsigned char *data, size_t size) {
         if (each->d_tag != DT_NEEDED)
             continue;
         const struct TOC_ENTRY *entry = pyi_archive_find_entry_by_name(libraries, names + each->d_un.d_val);
-        if (entry != NULL && entry->typecode == LIBRARY)
+        if (entry != NULL && entry->typecode == LIBRARY && !is_begun(entry))
             load(entry, RTLD_NOW | RTLD_LOCAL);
     }
 }
 
-/* As dlopen, from the archive; an entry is loaded once. */
-static void *load(const struct TOC_ENTRY *entry, int flags) {
-    size_t size = entry->uncompressed_length, done = 0;
-    unsigned char *data;
-    void *handle = NULL;
-    char path[MOST + 64] = "/proc/self/fd/";
-    int fd;
+/* Fails as dlopen of a file that is not there, so that dlerror has its name. */
+static void *fail(const char *name, int flags) {
+    char path[sizeof "/dev/null/" + 256];
 
-    for (size_t i = 0; i < loaded_count; i++)
-        if (loaded[i].entry == entry)
-            return loaded[i].handle;
-    data = loaded_count < MOST ? contents(entry) : NULL;
-    fd = data == NULL ? -1 : nameless(strrchr(entry->name, '/') != NULL ? strrchr(entry->name, '/') + 1 : entry->name);
-    if (fd < 0) {
-        free(data);
-        return __real_dlopen(entry->name, flags); /* which is not there: so dlerror has its name */
-    }
-    load_needed(data, size);
+    snprintf(path, sizeof path, "/dev/null/%s", name);
+    return __real_dlopen(path, flags);
+}
+
+/* As dlopen, from a file of these bytes.  The number makes the path another one for each library, since the loader takes
+ * what it has loaded by the same path for the same. */
+static void *load_from(int fd, const unsigned char *data, size_t size, size_t number, int flags, int *is_tried) {
+    char path[MOST + 64] = "/proc/self/fd/";
+    void *handle = NULL;
+    size_t done = 0;
+
+    if (fd < 0)
+        return NULL;
     for (ssize_t put = 1; done < size && put > 0; done += put > 0 ? (size_t)put : 0)
         put = write(fd, data + done, size - done);
-    free(data);
-    /* The loader takes what it has loaded by the same path for the same library: each gets one slash more. */
-    memset(path + strlen(path), '/', loaded_count);
-    snprintf(path + strlen(path), sizeof path - strlen(path), "%d", fd);
-    handle = __real_dlopen(path, flags);
-    close(fd);
-    if (handle != NULL) {
-        loaded[loaded_count].entry = entry;
-        loaded[loaded_count++].handle = handle;
+    if (done == size) { /* of half a library, the loader would map what is not there */
+        memset(path + strlen(path), '/', number);
+        snprintf(path + strlen(path), sizeof path - strlen(path), "%d", fd);
+        *is_tried = 1;
+        handle = __real_dlopen(path, flags);
     }
+    close(fd);
+    return handle;
+}
+
+/* As dlopen, from the archive; an entry is loaded once. */
+static void *load(const struct TOC_ENTRY *entry, int flags) {
+    const char *name = strrchr(entry->name, '/') != NULL ? strrchr(entry->name, '/') + 1 : entry->name;
+    size_t size = entry->uncompressed_length, number = begun_count;
+    unsigned char *data;
+    void *handle;
+    int is_tried = 0;
+
+    for (size_t i = 0; i < begun_count; i++)
+        if (begun[i].entry == entry && begun[i].handle != NULL)
+            return begun[i].handle;
+    data = number < MOST ? contents(entry) : NULL;
+    if (data == NULL)
+        return fail(name, flags);
+    begun[begun_count++].entry = entry;
+    load_needed(data, size);
+    handle = load_from(nameless(name, 1), data, size, number, flags, &is_tried);
+    if (handle == NULL)
+        handle = load_from(nameless(name, 0), data, size, number, flags, &is_tried);
+    if (handle == NULL && !is_tried)
+        fail(name, flags);
+    begun[number].handle = handle;
+    free(data);
     return handle;
 }
 
@@ -183,6 +213,7 @@ void *__wrap_dlopen(const char *path, int flags) {
         return __real_dlopen(NULL, flags);
     if (path == NULL || libraries == NULL)
         return __real_dlopen(path, flags);
-    entry = pyi_archive_find_entry_by_name(libraries, path);
+    /* The interpreter puts "./" before a name without a folder. */
+    entry = pyi_archive_find_entry_by_name(libraries, strncmp(path, "./", 2) == 0 ? path + 2 : path);
     return entry != NULL && entry->typecode == LIBRARY ? load(entry, flags) : __real_dlopen(path, flags);
 }

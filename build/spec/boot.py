@@ -22,8 +22,8 @@ def _boot() -> None:
     if exists("/proc/self/exe"):
         file = "/proc/self/exe"
     unpacked = sys._MEIPASS + "/"
-    if _PLACES:  # then there is no such folder
-        unpacked = ""
+    if _PLACES:  # then there is no such folder, and no other may be taken for it
+        unpacked = "/dev/null/"
         sys.path[:] = []
         del sys._MEIPASS
 

@@ -43,6 +43,9 @@ _HIDDEN: Final = [
     "shim_revision",
 ]
 
+# Kinds of segments, and tags of dynamic entries.
+_LOAD, _DYNAMIC, _NEEDED, _STRINGS = 1, 2, 1, 5
+
 # All that a shim's text is ever decoded with; protobuf escapes bytes.  The interpreter itself runs in UTF-8 mode.
 _CODECS: Final = {"aliases", "ascii", "latin_1", "raw_unicode_escape", "unicode_escape", "utf_8"}
 
@@ -168,7 +171,7 @@ def freeze(
         binaries = [entry for entry in binaries if not entry[0].startswith("libpython")]
         datas = [entry for entry in datas if entry[0] != "base_library.zip"]
     boot = (HERE / "boot.py").read_text()
-    if is_embedded and [entry[0] for entry in datas] == [UNPACK_MARKER]:
+    if is_embedded and [entry[0] for entry in datas] == [UNPACK_MARKER] and _are_modules(binaries):
         binaries, datas, places = _as_libraries(binaries, marker)
         boot = boot.replace("_PLACES: dict[str, str] = {}", f"_PLACES = {places}")
     (generated / "boot.py").write_text(boot)
@@ -182,6 +185,18 @@ def freeze(
         cdict=dict.fromkeys(("BINARY", "DATA", "EXTENSION", "PYMODULE", "PYSOURCE", "PYZ"), False),
         strip=True,
         upx=False,
+    )
+
+
+def _are_modules(binaries: Toc) -> bool:
+    """Say whether they are extension modules, and libraries that these need.
+
+    Else one is looked for by its path, or by `ctypes`, and has to be a file.
+    """
+    needed = {name for _, source, kind in binaries if kind != "SYMLINK" for name in _needed(Path(source).read_bytes())}
+    return all(
+        kind == "EXTENSION" or (kind == "BINARY" and "/" not in name and name.encode() in needed)
+        for name, _, kind in binaries
     )
 
 
@@ -216,42 +231,50 @@ def _bootstrap_modules() -> Toc:
 
 
 def _without_cpp(binaries: Toc, folder: Path) -> Toc:
-    """Leave the C++ library out, which protobuf's extension names as needed, but uses no symbol of.
+    """Leave the C++ library out if it is there for protobuf's extension alone, which uses no symbol of it.
 
     Should it ever, the import fails at once.
     """
-    kept = []
-    for name, source, kind in binaries:
-        if name.startswith(("libstdc++.", "libgcc_s.")):
-            continue
-        if kind == "EXTENSION" and name.startswith("google/"):
-            source = str(_forget_needed(Path(source), b"libstdc++.so.6", folder))
-        kept.append((name, source, kind))
-    return kept
+    name = b"libstdc++.so.6"
+    kept = [entry for entry in binaries if not entry[0].startswith(("libstdc++.", "libgcc_s."))]
+    users = {source for _, source, kind in kept if kind != "SYMLINK" and name in _needed(Path(source).read_bytes())}
+    own = {source for place, source, _ in kept if place.startswith("google/_upb/")}
+    if kept == binaries or not users <= own:
+        return binaries
+    return [
+        (place, str(_forget_needed(Path(source), name, folder)) if source in users else source, kind)
+        for place, source, kind in kept
+    ]
 
 
 def _forget_needed(library: Path, name: bytes, folder: Path) -> Path:
-    """Copy a library that needs one less: where it names that one, it names libc a second time.
-
-    Format: 64-bit ELF, least byte first; gABI chapters 4 and 5.
-    """
+    """Copy a library that needs one less: where it names that one, it names libc a second time."""
     data = bytearray(library.read_bytes())
-    (table,) = struct.unpack_from("<Q", data, 32)
-    size, count = struct.unpack_from("<HH", data, 54)
-    segments = [struct.unpack_from("<IIQQQQ", data, table + size * number) for number in range(count)]
-    start, length = next((segment[2], segment[5]) for segment in segments if segment[0] == 2)
-    entries = {offset: struct.unpack_from("<QQ", data, offset) for offset in range(start, start + length, 16)}
-    address = next(value for tag, value in entries.values() if tag == 5)
-    strings = next(
-        each[2] + address - each[3] for each in segments if each[0] == 1 and each[3] <= address < each[3] + each[5]
-    )
-    needed = {
-        bytes(data[strings + value : data.index(0, strings + value)]): (offset, value)
-        for offset, (tag, value) in entries.items()
-        if tag == 1
-    }
-    if name in needed:
-        struct.pack_into("<QQ", data, needed[name][0], 1, needed[b"libc.so.6"][1])
+    needed = _needed(data)
+    struct.pack_into("<QQ", data, needed[name][0], _NEEDED, needed[b"libc.so.6"][1])
     copy = folder / library.name
     copy.write_bytes(data)
     return copy
+
+
+def _needed(data: bytes | bytearray) -> dict[bytes, tuple[int, int]]:
+    """Return the names of the libraries that an ELF file needs; for each, where that stands and what stands there.
+
+    Format: 64 bits, least byte first; gABI chapters 4 and 5.  Other files need nothing.
+    """
+    if data[:6] != b"\x7fELF\x02\x01":
+        return {}
+    (table,) = struct.unpack_from("<Q", data, 32)
+    size, count = struct.unpack_from("<HH", data, 54)
+    segments = [struct.unpack_from("<IIQQQQ", data, table + size * number) for number in range(count)]
+    start, length = next(((segment[2], segment[5]) for segment in segments if segment[0] == _DYNAMIC), (0, 0))
+    entries = {offset: struct.unpack_from("<QQ", data, offset) for offset in range(start, start + length, 16)}
+    address = next((value for tag, value in entries.values() if tag == _STRINGS), 0)
+    strings = next(
+        (each[2] + address - each[3] for each in segments if each[0] == _LOAD and 0 <= address - each[3] < each[5]), 0
+    )
+    return {
+        bytes(data[strings + value : data.index(0, strings + value)]): (offset, value)
+        for offset, (tag, value) in entries.items()
+        if tag == _NEEDED
+    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -222,6 +223,7 @@ class Engine:
         self._config = config or DEFAULT_CONFIG
         self.containers: Containers = Containers()
         self._log_holder: str = daemon.flags.id
+        self._log_lock = threading.Lock()
         lifecycle = Lifecycle(daemon.reaper, TaskEvents(daemon.publisher), daemon.pool.submit)
         daemon.on_deserted(self.end_if_deserted)
         farewell = Farewell(daemon.loop)
@@ -283,12 +285,12 @@ class Engine:
 
     def keep_log(self) -> None:
         """See to it that the log is that of a container there is: with its bundle, containerd gives it up."""
-        if self.containers.find(self._log_holder) is not None:
-            return
-        container = next(iter(self.containers.all()), None)
-        if container is not None:
-            self._daemon.move_log(container.bundle.file("log"))
-            self._log_holder = container.id
+        with self._log_lock:
+            if self.containers.find(self._log_holder) is not None:
+                return
+            container = next(iter(self.containers.all()), None)
+            if container is not None and self._daemon.move_log(container.bundle.file("log")):
+                self._log_holder = container.id
 
     def runtime(self, container_id: str, path: str, options: RuncOptions) -> Runc:
         """Return the OCI runtime of a container that is made from the bundle `path`: what to override for another."""

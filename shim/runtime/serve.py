@@ -98,10 +98,12 @@ class Daemon:
         self._bound.remove()
         self.loop.call_soon(self._shutdown)
 
-    def move_log(self, path: str) -> None:
-        """Log to another bundle's fifo from now on, if it can be opened: containerd reads one until its bundle goes."""
-        if self.logger.move(path):
+    def move_log(self, path: str) -> bool:
+        """Log to another bundle's fifo from now on, since containerd reads one until its bundle goes; False if not."""
+        is_moved = self.logger.move(path)
+        if is_moved:
             os.dup2(self.logger.fd, 2)
+        return is_moved
 
     def dump(self) -> None:
         """Write into the log where every thread is, what the shim does, and which calls wait for their answer."""

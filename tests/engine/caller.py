@@ -46,9 +46,10 @@ class FakeDaemon:
         self.deserted: list[Callable[[], None]] = []
         self.logs: list[str] = []
 
-    def move_log(self, path: str) -> None:
+    def move_log(self, path: str) -> bool:
         """Note it."""
         self.logs.append(path)
+        return True
 
     def on_deserted(self, callback: Callable[[], None]) -> None:
         """Note whom to tell when the last client has gone."""

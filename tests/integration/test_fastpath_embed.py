@@ -40,7 +40,13 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
 
 
 def run(
-    program: Path, folder: Path, entries: list[Entry], *commands: str, cut: int = 0, **environment: str
+    program: Path,
+    folder: Path,
+    entries: list[Entry],
+    *commands: str,
+    cut: int = 0,
+    through: Path | None = None,
+    **environment: str,
 ) -> list[str]:
     """Append the entries to a copy of the program, less a few bytes in the end, and return what it prints."""
     image = program.read_bytes()
@@ -48,7 +54,7 @@ def run(
     bound.write_bytes((image + b"".join(contents for _, _, contents in entries))[: -cut or None])
     bound.chmod(0o755)
     words = [word for name, kind, contents in entries for word in (name, kind, str(len(contents)))]
-    command = [str(bound), str(len(image)), *words, "--", *commands]
+    command = [str(through or bound), str(len(image)), *words, "--", *commands]
     done = subprocess.run(
         command,
         env={**os.environ, **environment},
@@ -123,7 +129,49 @@ def test_binary_that_has_been_cut_short_is_named(program: Path, libraries: tuple
     """What is not there is not read."""
     lines = run(program, tmp_path, [MARK, ("lib/answer.so", "a", libraries[0])], "open", "lib/answer.so", cut=100)
 
-    assert "lib/answer.so: cannot open shared object file: No such file or directory" == lines[2]
+    assert "/dev/null/answer.so: cannot open shared object file: Not a directory" == lines[2]
+
+
+def test_library_that_there_is_no_room_for_is_named(
+    program: Path, libraries: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    """Half of it is not loaded: the loader would map what is not there."""
+    limited = tmp_path / "limited"
+    limited.write_text(f"#!/bin/sh\ntrap '' XFSZ\nulimit -f 1\nexec {tmp_path}/bound \"$@\"\n")
+    limited.chmod(0o755)
+    entries = [MARK, ("lib/answer.so", "a", libraries[0])]
+    lines = run(program, tmp_path, entries, "open", "lib/answer.so", through=limited)
+
+    assert "/dev/null/answer.so: cannot open shared object file: Not a directory" == lines[2]
+
+
+def test_library_without_a_folder_is_found_as_the_interpreter_asks_for_it(
+    program: Path, libraries: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    """By ./ and its name; one that there is none of is looked for where that says, not where the system has its own."""
+    entries = [MARK, ("answer.so", "a", libraries[0]), ("libforty.so.1", "a", libraries[1])]
+    lines = run(program, tmp_path, entries, "open", "./answer.so", "./libm.so.6")
+
+    assert "42" == lines[2]
+    assert "./libm.so.6: cannot open shared object file: No such file or directory" == lines[3]
+
+
+def test_libraries_that_need_each_other_are_no_end_of_it(program: Path, tmp_path: Path) -> None:
+    """The loader has its own opinion of them."""
+    text = "int {own}(void);\nint {other}(void);\nint {own}(void) {{ return 42; }}\nint (*of_{own})(void) = {other};\n"
+    names = {"libone.so": ("answer", "other"), "libtwo.so": ("other", "answer")}
+    for name, (own, other) in names.items():
+        (tmp_path / f"{name}.c").write_text(text.format(own=own, other=other))
+        compile_program(tmp_path / name, tmp_path / f"{name}.c", flags=("-shared", "-fPIC", f"-Wl,-soname,{name}"))
+    for name, needed in (("libone.so", "libtwo.so"), ("libtwo.so", "libone.so")):
+        flags = ("-shared", "-fPIC", f"-Wl,-soname,{name}", "-Wl,--no-as-needed")
+        compile_program(tmp_path / name, tmp_path / f"{name}.c", tmp_path / needed, flags=flags)
+    entries = [MARK, *((name, "a", (tmp_path / name).read_bytes()) for name in names)]
+    for name in names:
+        (tmp_path / name).unlink()
+    lines = run(program, tmp_path, entries, "open", "./libone.so")
+
+    assert "cannot open shared object file" in lines[2]
 
 
 def test_wide_buffers_change_no_byte(tmp_path: Path) -> None:

@@ -177,6 +177,20 @@ def test_action_leaves_nothing_unpacked(plain: Hand, action: str) -> None:
     assert [] == list(plain.tmp.iterdir())
 
 
+def test_nothing_is_imported_from_the_working_directory(plain: Hand, tmp_path: Path) -> None:
+    """Whatever is called there as modules are that the binary lacks, which protobuf looks for at each launch."""
+    folder = tmp_path / "google/protobuf/internal"
+    folder.mkdir(parents=True)
+    for name in ("_api_implementation.py", "__init__.py"):
+        (folder / name).write_text("raise SystemExit('not mine')")
+    (tmp_path / "shim").mkdir()
+    (tmp_path / "shim/__init__.py").write_text("raise SystemExit('not mine')")
+    done = plain.run("-info", cwd=tmp_path)
+
+    assert (0, b"") == (done.returncode, done.stderr)
+    assert types_pb2.RuntimeInfo.FromString(done.stdout).name == RUNTIME_ID
+
+
 def test_nothing_unpacked_stays_when_it_is_killed(plain: Hand, binary: Path) -> None:
     """As containerd kills a `start` or `delete` that takes too long.
 
