@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.empty_pb2 import Empty
 
-from shim.api import cgroups_v1_pb2, cgroups_v2_pb2, task_types_pb2
+from shim.api import task_types_pb2
 from shim.api import task_v3_pb2 as api
 from shim.api.runc_options_pb2 import ProcessDetails
-from shim.api.sandbox_ttrpc import sandbox_service
 from shim.engine.binary import Farewell
 from shim.engine.bundle import Bundle
 from shim.engine.checkpoint import Checkpoint
@@ -31,23 +30,25 @@ from shim.engine.messages import exit_fields, mounts_of
 from shim.engine.options import RuncOptions, decode_checkpoint_options, decode_options
 from shim.engine.publish import TaskEvents
 from shim.engine.runc import DEFAULT_BINARY, Runc
-from shim.engine.sandbox import PodSandboxes
 from shim.engine.state import DEFAULT_ROOT
 from shim.engine.stdio import Stdio
 from shim.engine.task import Act, State
 from shim.errors import InvalidArgumentError, NotFoundError
 from shim.host.mount import Mount
 from shim.runtime.task import Task, task_services
-from shim.ttrpc.service import CallContext, Deferred, Service
+from shim.ttrpc.service import CallContext, Deferred, LateService, Service
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+    from shim.engine.sandbox import PodSandboxes
     from shim.runtime.reaper import Exit
     from shim.runtime.serve import Daemon
 
 # What never blocks: answered on the loop itself, so that no runtime call and no full pool can delay it.
 INLINE: Final = frozenset({"State", "Wait", "Connect", "CloseIO", "ResizePty", "Exec", "Shutdown"})
+
+SANDBOX: Final = "containerd.runtime.sandbox.v1.Sandbox"
 
 _STATUS: Final = {
     State.CREATED: task_types_pb2.CREATED,
@@ -228,12 +229,20 @@ class Engine:
         daemon.on_deserted(self.end_if_deserted)
         farewell = Farewell(daemon.loop)
         daemon.on_shutdown(farewell.end)
-        self.sandboxes: PodSandboxes = PodSandboxes(self)
+        self._sandboxes: PodSandboxes | None = None
         self._surroundings = Surroundings(daemon.loop, lifecycle, daemon.logger, daemon.reaper, farewell)
 
     def services(self) -> list[Service]:
         """Return task v2 and v3, which one daemon serves side by side, and the sandbox service."""
-        return [*task_services(RuncTask(self)), sandbox_service(self.sandboxes)]
+        return [*task_services(RuncTask(self)), LateService(SANDBOX, self._sandbox_service)]
+
+    def _sandbox_service(self) -> Service:
+        """Return what most daemons are never asked for: only containerd 2 asks, of a runtime that is a sandboxer."""
+        from shim.api.sandbox_ttrpc import sandbox_service
+        from shim.engine.sandbox import PodSandboxes
+
+        self._sandboxes = PodSandboxes(self)
+        return sandbox_service(self._sandboxes)
 
     @property
     def namespace(self) -> str:
@@ -248,7 +257,11 @@ class Engine:
         """
         metrics: dict[str, Any] = container.metrics()
         is_unified = container.cgroup is not None and container.cgroup.is_unified
-        module: ModuleType = cgroups_v2_pb2 if is_unified else cgroups_v1_pb2
+        module: ModuleType
+        if is_unified:
+            from shim.api import cgroups_v2_pb2 as module
+        else:
+            from shim.api import cgroups_v1_pb2 as module
         _pack(data, module.Metrics(**metrics))
 
     def create(
@@ -270,13 +283,16 @@ class Engine:
         with self.containers.reserve(container_id):
             bundle = Bundle(path)
             spec = bundle.read_spec()
-            options = self._configured(self.sandboxes.adopt(bundle, spec, options))
+            if self._sandboxes is not None:
+                options = self._sandboxes.adopt(bundle, spec, options)
+            options = self._configured(options)
             runc = self.runtime(container_id, path, options)
             # What `delete` has to know if this daemon is killed, whoever chose it.
             used = options._replace(root=options.root if runc.root == DEFAULT_ROOT else runc.root)
             binary = options.binary_name if runc.binary == DEFAULT_BINARY else runc.binary
             bundle.write_options(used.to_json(), binary)
-            self.sandboxes.note(spec, container_id, binary, used.root)
+            if self._sandboxes is not None:
+                self._sandboxes.note(spec, container_id, binary, used.root)
             owner = StdioOwner(options.io_uid, options.io_gid)
             container = Container(self._surroundings, bundle, runc, stdio, owner, checkpoint)
             container.create(mounts, lambda: self.containers.add(container))

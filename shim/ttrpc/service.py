@@ -133,6 +133,19 @@ class Service:
         )
 
 
+class LateService(Service):
+    """A service that is made when its first call comes: for what most servers are never asked, and costs to load.
+
+    `make` runs in the server's loop, once.  Its handlers must be of a kind that the server can run.
+    """
+
+    __slots__ = ("make",)
+
+    def __init__(self, name: str, make: Callable[[], Service]) -> None:
+        super().__init__(name, {})
+        self.make: Callable[[], Service] = make
+
+
 def _rpc_of(service: str, method: MethodDescriptor) -> Rpc[Any, Any]:
     kind = Kind(method.server_streaming + 2 * method.client_streaming)
     return Rpc(service, method.name, GetMessageClass(method.input_type), GetMessageClass(method.output_type), kind)
@@ -205,12 +218,13 @@ class ServiceTable:
     `heads` has the methods by the encoded names that a request begins with, the short way.
     """
 
-    __slots__ = ("_interceptors", "_services", "_step", "heads")
+    __slots__ = ("_interceptors", "_late", "_services", "_step", "heads")
 
     def __init__(
         self, services: Iterable[Service] = (), interceptors: Sequence[Interceptor] = (), step: Step | None = None
     ) -> None:
         self._services: dict[str, dict[str, Endpoint]] = {}
+        self._late: dict[str, LateService] = {}
         self._interceptors = tuple(interceptors)
         self._step = step
         self.heads: dict[bytes, Endpoint] = {}
@@ -228,8 +242,11 @@ class ServiceTable:
         Raises:
             ValueError: There is one of that name.
         """
-        if service.name in self._services:
+        if service.name in self._services or service.name in self._late:
             raise ValueError(f"duplicate service {service.name} registered")
+        if isinstance(service, LateService):
+            self._late[service.name] = service
+            return
         endpoints = {
             name: Endpoint(service.name, method, self._interceptors, self._step)
             for name, method in service.methods.items()
@@ -243,6 +260,10 @@ class ServiceTable:
         Raises:
             RpcError: UNIMPLEMENTED with the text that containerd's fallback from task v3 to v2 expects.
         """
+        if service in self._late:
+            made = self._late[service].make()
+            del self._late[service]
+            self.add(made)
         found = self._services.get(service)
         if found is None:
             raise RpcError(Code.UNIMPLEMENTED, f"service {service}")

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import StringValue
 
 from shim.api import task_v2_pb2, task_v3_pb2
-from shim.ttrpc.service import CallContext, Deferred, Endpoint, Method, Service, ServiceTable, snake_case
+from shim.ttrpc.service import CallContext, Deferred, Endpoint, LateService, Method, Service, ServiceTable, snake_case
 from shim.ttrpc.status import Code, RpcError
 
 TASK = task_v2_pb2.DESCRIPTOR.services_by_name["Task"]
@@ -255,3 +255,44 @@ def test_handlers_get_the_message_class_of_their_method() -> None:
     method.handler(CallContext("a.B/M"), method.decode(StringValue(value="v").SerializeToString()))
 
     assert [StringValue(value="v")] == seen
+
+
+def test_a_late_service_is_made_for_its_first_call() -> None:
+    """Not for those of others, and once."""
+    made: list[Service] = []
+
+    def make() -> Service:
+        made.append(Service.from_descriptor(TASK, Some()))
+        return made[-1]
+
+    table = ServiceTable([LateService(TASK.full_name, make)])
+    with pytest.raises(RpcError, match="service other"):
+        table.find("other", "Wait")
+    assert not made
+    assert not table.endpoints
+    found = table.find(TASK.full_name, "Wait")
+    with pytest.raises(RpcError, match="method Nothing"):
+        table.find(TASK.full_name, "Nothing")
+
+    assert found is table.find(TASK.full_name, "Wait")
+    assert 1 == len(made)
+    assert 3 == len(table.endpoints)
+
+
+def test_a_late_service_has_its_name_from_the_beginning() -> None:
+    """And gets another chance when it cannot be made."""
+    outcomes: list[Any] = [ImportError("none"), Service.from_descriptor(TASK, Some())]
+
+    def make() -> Service:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome  # type: ignore[no-any-return]
+
+    table = ServiceTable([LateService(TASK.full_name, make)])
+    with pytest.raises(ValueError, match="duplicate service"):
+        table.add(Service.from_descriptor(TASK, Some()))
+    with pytest.raises(ImportError):
+        table.find(TASK.full_name, "Wait")
+
+    assert table.find(TASK.full_name, "Wait").full_name.endswith("/Wait")
