@@ -364,7 +364,7 @@ class Sink:
 
     def wait(self, count: int) -> None:
         """Wait for events."""
-        wait_until(lambda: len(self.envelopes) >= count, f"{count} events")
+        wait_until(lambda: len(self.envelopes) >= count, f"{count} events, only {self.topics}")
 
     def _forward(self, context: ttrpc.CallContext, request: ForwardRequest) -> Empty:
         self.remaining.append(context.remaining())
@@ -379,7 +379,6 @@ def live(task: Task) -> None:
     task.kill()
     task.wait()
     task.delete()
-    task.shutdown()
 
 
 def test_gos_publisher_calls_our_server(hand: GoHand, ends: Ends, name: str) -> None:
@@ -390,7 +389,8 @@ def test_gos_publisher_calls_our_server(hand: GoHand, ends: Ends, name: str) -> 
         task = Task(ends.connect(hand.start_go(name, tap.address)), interop.task_service(hand.release), name)
         task.call(TaskRpcs.CREATE, hand.create_request(name))
         live(task)
-        sink.wait(4)
+        sink.wait(4)  # before its shim ends, and with it what it has not sent yet
+        task.shutdown()
 
     assert LIFE == sink.topics
     assert [hand.namespace] * 4 == [each.namespace for each in sink.envelopes]
@@ -417,6 +417,7 @@ def test_gos_publisher_finds_our_next_server(hand: GoHand, ends: Ends, name: str
         first.wait(1)
     with ends.serve(address, [second.service]):
         live(task)
-        second.wait(3)
+        second.wait(3)  # before its shim ends, and with it what it would send once more a second later
+        task.shutdown()
 
     assert LIFE == first.topics + second.topics

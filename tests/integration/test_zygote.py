@@ -122,7 +122,7 @@ def everything(pid: int, container: str) -> dict[str, object]:
 def test_daemon_is_what_an_exec_would_have_left(hand: Hand, zygote: int) -> None:
     """All that /proc tells of it is the same as of a daemon from the plain path, down to signals and descriptors."""
     found = []
-    for container, switch in (("c1", "on"), ("c2", "off")):
+    for container, switch in (("x1", "on"), ("x2", "off")):
         done = hand.start(
             container, environment={SWITCH_VARIABLE: switch, "MARK": "x=y", "TZ": "Asia/Tokyo"}, umask=0o027
         )
@@ -138,8 +138,8 @@ def test_daemon_is_what_an_exec_would_have_left(hand: Hand, zygote: int) -> None
         assert ("x=y", "Asia/Tokyo") == (shown["MARK"], shown["TZ"])
         found.append(facts)
 
-    assert served_by(hand, "c1", zygote)
-    assert not served_by(hand, "c2", zygote)
+    assert served_by(hand, "x1", zygote)
+    assert not served_by(hand, "x2", zygote)
     assert found[0].keys() == found[1].keys()
     assert {} == {name: (value, found[1][name]) for name, value in found[0].items() if value != found[1][name]}
 
