@@ -12,7 +12,6 @@
  * Whatever else the bootloader does, it does as ever: an archive without the mark is unpacked.
  */
 #define _GNU_SOURCE
-#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <dlfcn.h>
 #include <elf.h>
@@ -48,13 +47,13 @@ const struct TOC_ENTRY *pyi_archive_find_entry_by_name(const struct ARCHIVE *arc
 extern const struct _frozen embedded_modules[];
 
 static const struct ARCHIVE *libraries;
-/* All that has been begun to load, in that order; one that is still being loaded has no handle yet, and is not begun again
- * by those that it needs.  The interpreter holds its lock around every call, so there is one at a time. */
+/* All that is loaded, in the order in which that began; one that is still being loaded has no handle yet, and one that could
+ * not be loaded no entry any more.  The interpreter holds its lock around every call, so there is one at a time. */
 static struct {
     const struct TOC_ENTRY *entry;
     void *handle;
-} begun[MOST];
-static size_t begun_count;
+} loaded[MOST];
+static size_t loaded_count;
 
 static void *load(const struct TOC_ENTRY *entry, int flags);
 
@@ -120,13 +119,6 @@ static const void *at(const unsigned char *data, size_t size, ElfW(Addr) address
     return NULL;
 }
 
-static int is_begun(const struct TOC_ENTRY *entry) {
-    for (size_t i = 0; i < begun_count; i++)
-        if (begun[i].entry == entry)
-            return 1;
-    return 0;
-}
-
 /* Loads those of the libraries that a library needs that are in the archive: the loader takes a library that is loaded
  * already for one that is needed if it has its name. */
 static void load_needed(const unsigned char *data, size_t size) {
@@ -145,7 +137,7 @@ static void load_needed(const unsigned char *data, size_t size) {
         if (each->d_tag != DT_NEEDED)
             continue;
         const struct TOC_ENTRY *entry = pyi_archive_find_entry_by_name(libraries, names + each->d_un.d_val);
-        if (entry != NULL && entry->typecode == LIBRARY && !is_begun(entry))
+        if (entry != NULL && entry->typecode == LIBRARY)
             load(entry, RTLD_NOW | RTLD_LOCAL);
     }
 }
@@ -179,28 +171,31 @@ static void *load_from(int fd, const unsigned char *data, size_t size, size_t nu
     return handle;
 }
 
-/* As dlopen, from the archive; an entry is loaded once. */
+/* As dlopen, from the archive; an entry is loaded once.  NULL also for one that is being loaded, which nobody asks for but
+ * what it needs itself. */
 static void *load(const struct TOC_ENTRY *entry, int flags) {
     const char *name = strrchr(entry->name, '/') != NULL ? strrchr(entry->name, '/') + 1 : entry->name;
-    size_t size = entry->uncompressed_length, number = begun_count;
+    size_t size = entry->uncompressed_length, number = loaded_count;
     unsigned char *data;
     void *handle;
     int is_tried = 0;
 
-    for (size_t i = 0; i < begun_count; i++)
-        if (begun[i].entry == entry && begun[i].handle != NULL)
-            return begun[i].handle;
+    for (size_t i = 0; i < loaded_count; i++)
+        if (loaded[i].entry == entry)
+            return loaded[i].handle;
     data = number < MOST ? contents(entry) : NULL;
     if (data == NULL)
         return fail(name, flags);
-    begun[begun_count++].entry = entry;
+    loaded[loaded_count++].entry = entry;
     load_needed(data, size);
     handle = load_from(nameless(name, 1), data, size, number, flags, &is_tried);
     if (handle == NULL)
         handle = load_from(nameless(name, 0), data, size, number, flags, &is_tried);
     if (handle == NULL && !is_tried)
         fail(name, flags);
-    begun[number].handle = handle;
+    loaded[number].handle = handle;
+    if (handle == NULL)
+        loaded[number].entry = NULL;
     free(data);
     return handle;
 }

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -99,7 +99,8 @@ def _make(folder: Path, compiler: str, version: str, library: Path | None) -> No
     half = folder / "half"
     shutil.rmtree(half, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "--no-input", "--no-cache-dir"]
-    sdist = ["--no-deps", "--no-binary", "pyinstaller", f"pyinstaller=={version}"]
+    sdist = ["--no-deps", "--no-binary", "pyinstaller"]
+    wanted = f"pyinstaller=={version}"
     with (folder / "log").open("wb") as log:
 
         def run(command: list[str], environment: dict[str, str] | None = None) -> None:
@@ -109,21 +110,23 @@ def _make(folder: Path, compiler: str, version: str, library: Path | None) -> No
 
         names, flags, linked = ["fastpath", "buffers"], [], []
         if library is not None:
-            run([*pip, "download", "--dest", str(half), *sdist])
-            flags += [f"-I{_unpack_headers(half, folder)}", f"-I{sysconfig.get_paths()['include']}"]
+            run([*pip, "download", "--dest", str(folder), *sdist, wanted])
+            wanted = str(next(folder.glob("*.tar.gz")))
+            flags += [f"-I{_unpack_headers(wanted, folder / 'headers')}", f"-I{sysconfig.get_paths()['include']}"]
             flags += ["-DHAVE_STDBOOL_H=1"]  # as its own build finds out
             _write_modules(folder / "modules.c")
             run([compiler, *FLAGS, *flags, "-c", "modules.c", "-o", "modules.o"])
-            shutil.rmtree(half)
+            light = folder / library.name
+            run(["strip", "--strip-debug", "-o", str(light), str(library)])
             names.append("embed")
-            linked += [str(folder / "modules.o"), *_link(library, folder, run)]
+            linked += [str(folder / "modules.o"), *_link(light)]
         for name in names:
             run([compiler, *FLAGS, *flags, "-c", str(FASTPATH / f"{name}.c"), "-o", f"{name}.o"])
         linked[:0] = [str(folder / f"{name}.o") for name in names]
         linked += [f"-Wl,--wrap={function}" for name in names for function in WRAPPED[name]]
         # Without the cache: pip would keep the altered wheel, and give it to everybody who asks for this version.
         run(
-            [*pip, "install", "--target", str(half), *sdist],
+            [*pip, "install", "--target", str(half), *sdist, wanted],
             {
                 **os.environ,
                 "CC": compiler,
@@ -135,11 +138,10 @@ def _make(folder: Path, compiler: str, version: str, library: Path | None) -> No
     half.rename(folder / "site")
 
 
-def _unpack_headers(downloaded: Path, folder: Path) -> Path:
-    """Unpack the headers of the bootloader, and return where they are."""
-    target = folder / "headers"
+def _unpack_headers(path: str, target: Path) -> Path:
+    """Unpack the headers of the bootloader from its sdist, and return where they are."""
     target.mkdir(exist_ok=True)
-    with tarfile.open(next(downloaded.glob("*.tar.gz"))) as sdist:
+    with tarfile.open(path) as sdist:
         for member in sdist:
             file = sdist.extractfile(member) if "/bootloader/src/" in member.name else None
             if file is not None and member.name.endswith(".h"):
@@ -162,15 +164,13 @@ def _write_modules(path: Path) -> None:
     path.write_text(f"#include <Python.h>\n{''.join(arrays)}{declared}{table}")
 
 
-def _link(library: Path, folder: Path, run: Callable[[list[str]], None]) -> Iterator[str]:
+def _link(library: Path) -> Iterator[str]:
     """Yield what links Python, with all that extension modules may use of it.
 
     At a fixed address, as Debian's own Python, and Go's shim: else 40,000 places would be changed at each launch, which
     takes 0.7 ms, and the pages that they are on would be nobody else's.
     """
-    light = folder / library.name
-    run(["strip", "--strip-debug", "-o", str(light), str(library)])
-    yield from ("-no-pie", "-Wl,--whole-archive", str(light), "-Wl,--no-whole-archive")
+    yield from ("-no-pie", "-Wl,--whole-archive", str(library), "-Wl,--no-whole-archive")
     yield from ("-Wl,--export-dynamic-symbol=Py*", "-Wl,--export-dynamic-symbol=_Py*")
     words = " ".join(sysconfig.get_config_var(name) or "" for name in ("LIBS", "SYSLIBS", "MODLIBS")).split()
     names = [word.removeprefix("-l") for word in dict.fromkeys(words) if word.startswith("-l")]

@@ -222,9 +222,6 @@ def _module_name(place: str) -> str:
     return place.rpartition("lib-dynload/")[2].partition(".")[0].replace("/", ".")
 
 
-_pyinstallers_bootstrap: Final = api.get_bootstrap_modules
-
-
 def _bootstrap_modules() -> Toc:
     """Put boot.py in the place of PyInstaller's loader."""
     return [("boot", str(Path(os.environ["SHIM_BUILD_FOLDER"]) / "generated" / "boot.py"), "PYSOURCE-2")]
