@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 from shim.runtime.daemon import UNPACK_MARKER
@@ -22,3 +23,15 @@ def unpacks(binary: Path) -> bool:
 
     assert (UNPACK_MARKER in files) != ("shim-embedded" in files)
     return UNPACK_MARKER in files
+
+
+def needed(library: bytes) -> list[str]:
+    """Return the names of the libraries that an ELF file (64 bits, little-endian) is linked to."""
+    (sections,) = struct.unpack_from("<Q", library, 0x28)
+    size, count = struct.unpack_from("<HH", library, 0x3A)
+    headers = [struct.unpack_from("<IIQQQQII", library, sections + index * size) for index in range(count)]
+    ((_, _, _, _, start, length, strings, _),) = [header for header in headers if header[1] == 6]  # SHT_DYNAMIC
+    text = headers[strings][4]
+    entries = [struct.unpack_from("<QQ", library, start + offset) for offset in range(0, length, 16)]
+    offsets = [text + value for tag, value in entries if tag == 1]  # DT_NEEDED
+    return [library[offset : library.index(b"\0", offset)].decode() for offset in offsets]

@@ -65,7 +65,9 @@ def test_switch_builds_with_the_fast_path_alone() -> None:
     folder, is_embedded, reason = find(WORK, SHIM_BUILD_FASTPATH="unpack").split("|")
 
     assert ("False", "it unpacks Python: SHIM_BUILD_FASTPATH=unpack") == (is_embedded, reason)
-    assert b"embedded_modules" not in bootloader(folder).read_bytes()
+    assert b"shim-embedded" not in bootloader(folder).read_bytes()
+    best, is_embedded, _ = find(WORK).split("|")
+    assert (is_embedded == "True") == (b"shim-embedded" in bootloader(best).read_bytes())
 
 
 def test_python_that_cannot_be_linked_is_unpacked(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import signal
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -24,7 +23,7 @@ from shim import __version__, ttrpc
 from shim.api import runc_options_pb2, task_v2_pb2, task_v3_pb2, types_pb2
 from shim.runtime.daemon import UNPACK_MARKER
 from shim.ttrpc import Code, Rpc, RpcError
-from tests.integration.archive import contents, unpacks
+from tests.integration.archive import contents, needed, unpacks
 from tests.integration.byhand import RUNTIME_ID, Hand, find_program, finish, wait_gone, warm
 from tests.integration.client import descriptors
 from tests.integration.conftest import PROJECT, SHIM, wait_until
@@ -82,18 +81,6 @@ def plain(binary: Path) -> Iterator[Hand]:
 
 
 # What is in it.
-
-
-def needed(library: bytes) -> list[str]:
-    """Return the names of the libraries that an ELF file (64 bits, little-endian) is linked to."""
-    (sections,) = struct.unpack_from("<Q", library, 0x28)
-    size, count = struct.unpack_from("<HH", library, 0x3A)
-    headers = [struct.unpack_from("<IIQQQQII", library, sections + index * size) for index in range(count)]
-    ((_, _, _, _, start, length, strings, _),) = [header for header in headers if header[1] == 6]  # SHT_DYNAMIC
-    text = headers[strings][4]
-    entries = [struct.unpack_from("<QQ", library, start + offset) for offset in range(0, length, 16)]
-    offsets = [text + value for tag, value in entries if tag == 1]  # DT_NEEDED
-    return [library[offset : library.index(b"\0", offset)].decode() for offset in offsets]
 
 
 def test_binary_is_small(binary: Path) -> None:
