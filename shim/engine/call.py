@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from shim.host import cgroup, process
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shim.runtime.reaper import Child, Exit, ForegroundChild, ForegroundReaper, Reaper
 
     Spawner = Reaper | ForegroundReaper
@@ -43,15 +45,25 @@ class Ended(NamedTuple):
 
 
 def run_attached(
-    reaper: Spawner, argv: list[str], fds: ChildFds, *, limit_s: float | None = None, folder: str | None = None
+    reaper: Spawner,
+    argv: list[str],
+    fds: ChildFds,
+    *,
+    limit_s: float | None = None,
+    folder: str | None = None,
+    meanwhile: Callable[[int], object] | None = None,
 ) -> Ended:
     """Run a program on these descriptors, in `folder`; with `limit_s` it is killed after so many seconds.
+
+    `meanwhile` is called with its pid, once it runs.
 
     Raises:
         OSError: It cannot be started.
     """
     deadline = _deadline(limit_s)
     child = reaper.spawn(argv, stdin=fds.stdin, stdout=fds.stdout, stderr=fds.stderr, folder=folder)
+    if meanwhile is not None:
+        meanwhile(child.pid)
     return _end(child, deadline, "")
 
 
@@ -62,10 +74,11 @@ def run_captured(
     *,
     limit_s: float | None = None,
     folder: str | None = None,
+    meanwhile: Callable[[int], object] | None = None,
 ) -> Ended:
     """Run a program in `folder`, feed it `data`, and return its status and what it wrote on both outputs.
 
-    With `limit_s` it is killed after so many seconds.
+    With `limit_s` it is killed after so many seconds.  `meanwhile` is called with its pid, once it runs.
 
     Raises:
         OSError: It cannot be started.
@@ -82,6 +95,8 @@ def run_captured(
             os.close(write_end)
             if stdin is not None:
                 os.close(stdin)
+        if meanwhile is not None:
+            meanwhile(child.pid)
         output = _read_output(read_end, child, deadline)
     finally:
         os.close(read_end)

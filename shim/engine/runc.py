@@ -16,7 +16,7 @@ from shim.engine.call import ChildFds, Ended, exec_failure, run_attached, run_ca
 from shim.engine.limits import DEFAULT_LIMITS, Limits
 from shim.engine.state import DEFAULT_ROOT
 from shim.errors import EngineError, EngineTimeoutError, NotFoundError
-from shim.host import tempfiles
+from shim.host import cgroup, tempfiles
 
 if TYPE_CHECKING:
     from shim.engine.call import Spawner
@@ -27,6 +27,7 @@ DEFAULT_BINARY: Final = "runc"
 _FINISHED: Final = ("os: process already finished", "container not running", "no such process")
 # Beside the fields `open_tcp` to `file_locks` of the options.
 _CHECKPOINT_FLAGS: Final = ("--tcp-established", "--ext-unix-sk", "--shell-job", "--file-locks")
+_MOVING: Final = frozenset({"create", "exec", "restore"})
 _GONE: Final = ("does not exist", "no such file or directory")
 
 
@@ -263,16 +264,27 @@ class Runc(NamedTuple):
         argv += words
         # Wrappers around runtimes read config.json and init.pid where they are started.  A bundle may be gone by then.
         folder = self.bundle if os.path.isdir(self.bundle) else None
+        meanwhile = cgroup.announce_move if self._moves(words[0]) else None
         if fds is not None:
-            ended = run_attached(self.reaper, argv, fds, limit_s=limit_s, folder=folder)
+            ended = run_attached(self.reaper, argv, fds, limit_s=limit_s, folder=folder, meanwhile=meanwhile)
         else:
-            ended = run_captured(self.reaper, argv, data, limit_s=limit_s, folder=folder)
+            ended = run_captured(self.reaper, argv, data, limit_s=limit_s, folder=folder, meanwhile=meanwhile)
         if ended.is_late:
             raise EngineTimeoutError(
                 f"{self.binary} {words[0]} of container {self.container_id} "
                 f"was not done after {limit_s:g} s{what} and has been killed"
             )
         return ended
+
+    def _moves(self, subcommand: str) -> bool:
+        """Say whether a call moves processes to other cgroups, some milliseconds after its start.
+
+        In version 2 they can be born there (CLONE_INTO_CGROUP): crun (1.8) does it, and runc for exec, from 1.5 on.  An
+        announcement would only be in their way.
+        """
+        if subcommand not in _MOVING:
+            return False
+        return not cgroup.is_unified() or (subcommand != "exec" and os.path.basename(self.binary) == DEFAULT_BINARY)
 
 
 def kill_error(text: str) -> EngineError | NotFoundError:

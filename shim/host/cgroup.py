@@ -1,4 +1,4 @@
-"""Finding the cgroup of a process, and joining one by its path.
+"""Finding the cgroup of a process, joining one by its path, and having the kernel ready for it when somebody else does.
 
 Rule: both versions are handled here and told apart here; a hybrid host, with version 1 controllers beside an empty
 unified hierarchy, counts as version 1. Nothing here creates a cgroup, and none is removed that has processes.
@@ -90,6 +90,31 @@ def join(path: str, pid: int, *, root: str = ROOT) -> None:
             write_text(folder, "cgroup.procs", str(pid))
         except OSError as error:
             raise CgroupError(f"failed to join cgroup {path}: {str(error.strerror).lower()}") from error
+
+
+def announce_move(pid: int, *, root: str = ROOT, proc: str = "/proc") -> bool:
+    """Have the kernel get ready to move processes, and say whether it could be told; blocks until it is.
+
+    The first move after some time waits for a grace period of RCU, 5 to 20 ms; those that follow within 10 ms do not
+    (cgroup_threadgroup_rwsem, Linux 4.3 and later).  Who knows that somebody else is about to move one can have it
+    waited for before.  So `pid`, a process that nobody moves, is moved to where it is, which changes nothing.
+    Where that fails the other waits, as ever.
+    """
+    try:
+        with open(f"{proc}/{pid}/cgroup", "rb", buffering=0) as file:
+            lines = os.fsdecode(file.read()).split("\n")
+    except OSError:
+        return False
+    unified = root if is_unified(root) else f"{root}/{_HYBRID}"
+    for line in lines[:-1]:
+        _, names, path = line.split(":", 2)
+        top = f"{root}/{names.removeprefix('name=')}" if names else unified
+        try:
+            write_text(top + path, "cgroup.procs", str(pid))
+        except OSError:
+            continue
+        return True
+    return False
 
 
 def _read_paths(pid: int, proc: str) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """Finding and joining cgroups, on trees of plain files."""
 
+import os
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,6 +32,60 @@ def make_process(tmp_path: Path, paths: str, state: str = "S") -> None:
     """Make what /proc says of the process; its name has a bracket."""
     files = {f"{PID}/cgroup": paths, f"{PID}/stat": f"{PID} (a) b) {state} 1 1", "self/mountinfo": ""}
     write(tmp_path / "proc", files)
+
+
+@pytest.mark.parametrize(
+    ("paths", "files", "told"),
+    [
+        pytest.param("0::/k8s/a b\n", ["cgroup.controllers", "k8s/a b/cgroup.procs"], "k8s/a b", id="version 2"),
+        pytest.param(
+            "9:name=systemd:/s:t\n4:memory:/m\n0::/u\n", ["systemd/s:t/cgroup.procs"], "systemd/s:t", id="version 1"
+        ),
+        pytest.param(
+            "9:name=systemd:/s\n2:cpu,cpuacct:/m\n0::/u\n",
+            ["cpu,cpuacct/m/cgroup.procs", "unified/u/cgroup.procs"],
+            "cpu,cpuacct/m",
+            id="the first of those that are mounted",
+        ),
+        pytest.param("1:cpu:/m\n0::/\n", ["unified/cgroup.procs"], "unified", id="the top of a hybrid host's"),
+    ],
+)
+def test_a_move_is_announced_by_one_to_where_the_process_is(
+    tmp_path: Path, paths: str, files: list[str], told: str
+) -> None:
+    """Of all hierarchies it is told to one, since they share what is waited for."""
+    make_process(tmp_path, paths)
+    write(tmp_path / "cgroup", dict.fromkeys(files, ""))
+
+    assert cgroup.announce_move(PID, root=str(tmp_path / "cgroup"), proc=str(tmp_path / "proc"))
+
+    written = {str(path.parent): path.read_text() for path in (tmp_path / "cgroup").rglob("cgroup.procs")}
+    assert {str(tmp_path / "cgroup" / told): str(PID)} == {folder: text for folder, text in written.items() if text}
+
+
+@pytest.mark.parametrize("paths", ["4:memory:/m\n0::/u\n", "", None])
+def test_a_move_that_cannot_be_announced_is_not(tmp_path: Path, paths: str | None) -> None:
+    """Nothing is mounted where it ought to be, or the process is gone; and no file is made."""
+    (tmp_path / "cgroup").mkdir()
+    if paths is not None:
+        make_process(tmp_path, paths)
+
+    assert not cgroup.announce_move(PID, root=str(tmp_path / "cgroup"), proc=str(tmp_path / "proc"))
+
+    assert [] == list((tmp_path / "cgroup").iterdir())
+
+
+def test_an_announcement_moves_nobody() -> None:
+    """The kernel's own word for it."""
+    with subprocess.Popen(["sleep", "60"]) as child:
+        before = Path(f"/proc/{child.pid}/cgroup").read_text()
+
+        is_told = cgroup.announce_move(child.pid)
+
+        after = Path(f"/proc/{child.pid}/cgroup").read_text()
+        child.kill()
+    assert before == after
+    assert is_told or os.geteuid() != 0, "the kernel has refused it"
 
 
 def test_find_on_a_unified_host(tmp_path: Path) -> None:
