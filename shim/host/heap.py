@@ -12,7 +12,10 @@ import ctypes
 import gc
 import sys
 from types import CodeType, FrameType, FunctionType, GeneratorType
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # An immortal object's count; those of None before 3.12 are far below.
 _IMMORTAL_FROM: Final = 1 << 30
@@ -42,15 +45,20 @@ _PACKAGES: Final = frozenset({"shim", "threading", "contextlib", "json", "ctypes
 _PASSING: Final = (FrameType, GeneratorType)
 
 
-def pack() -> None:
-    """Put what has run side by side: the code of functions, which Python goes on writing to for as long as it runs.
+def code_states() -> dict[int, int]:
+    """Note what the code of every function looks like by now, for `pack`: Python rewrites it while it runs."""
+    return {id(function.__code__): _state(function.__code__) for function in _functions()}
+
+
+def pack(before: Mapping[int, int]) -> None:
+    """Put what has run since `before` side by side: the code of functions, which Python goes on writing to.
 
     Run it again some times after this, so that the copies are warm too.
     """
     if sys.implementation.name != "cpython":
         return
     fill_holes()
-    _pack_code([found for found in gc.get_objects() if type(found) is FunctionType])
+    _pack_code(before)
     _use_up_shared_keys([found for found in gc.get_objects() if isinstance(found, type)])
 
 
@@ -65,19 +73,23 @@ def settle() -> None:
     gc.freeze()  # a collection would write to all of them
 
 
-def _pack_code(functions: list[FunctionType]) -> None:
+def _functions() -> list[FunctionType]:
+    return [found for found in gc.get_objects() if type(found) is FunctionType]
+
+
+def _state(code: CodeType) -> int:
+    # Not `co_code`, nor `replace`: they make a second copy of it, which stays with the code.
+    return hash(code._co_code_adaptive)  # type: ignore[attr-defined]
+
+
+def _pack_code(before: Mapping[int, int]) -> None:
     copies: dict[int, tuple[CodeType, CodeType]] = {}  # by the id of the first, which must live for that
-    for function in functions:
+    for function in _functions():
         code = function.__code__
-        if id(code) not in copies and _has_run(code):
+        if id(code) not in copies and before.get(id(code)) != _state(code):
             copies[id(code)] = (code, _copy(code))
         if id(code) in copies:
             function.__code__ = copies[id(code)][1]
-
-
-def _has_run(code: CodeType) -> bool:
-    """Say whether Python has rewritten it while it ran."""
-    return bool(code._co_code_adaptive != code.replace()._co_code_adaptive)  # type: ignore[attr-defined]
 
 
 def _copy(code: CodeType) -> CodeType:

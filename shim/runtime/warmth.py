@@ -50,9 +50,10 @@ def warm_up(shim: Shim, path: str) -> None:
     for name in os.listdir(folder):
         if name.endswith(_LIFE_SUFFIX):  # left by one that was killed
             rehearsal.remove(os.path.join(folder, name))
-    heap.pack()  # what has run up to now, most of it once and for all
+    before = heap.code_states()
     _run_in(shim, path + _LIFE_SUFFIX)
-    heap.pack()
+    heap.pack(before)
+    del before
     _run_in(shim, path + _LIFE_SUFFIX)
 
 

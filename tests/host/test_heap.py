@@ -62,9 +62,21 @@ def run(): return [function(7) for function in hot for _ in range(20)]
 def span():
     found = sorted(id(function.__code__) for function in hot)
     return found[-1] - found[0]
+cold = [globals()[f"act{number}"] for number in range(1, 600, 60)]
+[function(7) for function in cold for _ in range(20)]
+states, was_at = heap.code_states(), [id(function.__code__) for function in cold]
 said, before = run(), span()
-heap.pack()
+heap.pack(states)
+print(was_at == [id(function.__code__) for function in cold])
 print(before > 100_000, span() < 16_384, run() == said, act1(3) == [3, -3, "3"])
+"""
+
+STATES: Final = """
+for number in range(3000):
+    exec(f"def act{number}(value):\\n    total = value * {number}\\n    return [total, -total, str(total)]\\n")
+before = sys.getallocatedblocks()
+heap.code_states()
+print(sys.getallocatedblocks() - before < 1000)
 """
 
 KEYS: Final = """
@@ -75,7 +87,7 @@ class Base:
 class Ended:
     def __del__(self): print("ended")
 Base.__module__ = Ended.__module__ = "shim.test"
-heap.pack()
+heap.pack({})
 print(threading.Event().is_set())
 """
 
@@ -113,9 +125,14 @@ def test_large_objects_lie_together_once_the_holes_are_filled(python: str) -> No
     assert "[True, True, True] [True, True, True]\n" == run(python, CHUNKS)
 
 
+def test_noting_the_states_of_code_keeps_no_copy_of_it(python: str) -> None:
+    """As Python would, for whoever asks for it in the ordinary way."""
+    assert "True\n" == run(python, STATES)
+
+
 def test_code_that_has_run_lies_together_once_packed(python: str) -> None:
-    """It does the same as before, and so does what has not run."""
-    assert "True True True True\n" == run(python, CODE)
+    """It does the same as before, and so does what has not run; what has run only before stays where it is."""
+    assert "True\nTrue True True True\n" == run(python, CODE)
 
 
 def test_packing_makes_no_instances_of_what_would_act(python: str) -> None:
