@@ -8,7 +8,10 @@ Loaded by the specs, inside PyInstaller; build.py starts that and says through t
 from __future__ import annotations
 
 import _imp
+import collections
 import encodings
+import enum
+import functools
 import os
 import pkgutil
 import struct
@@ -36,6 +39,7 @@ ROOT: Final = HERE.parent.parent
 _HIDDEN: Final = [
     "_sha2" if sys.version_info >= (3, 12) else "_sha256",
     "_datetime",
+    "_heapq",
     "_json",
     "_socket",
     "google._upb._message",
@@ -109,16 +113,26 @@ _EXCLUDED: Final = [
 
 # For shims whose every import we know: what stands in for modules that cost much and serve for little.
 LIGHT: Final = {
-    "calendar": "stand_in_calendar.py",
+    "binascii": "stand_in_nothing.py",  # for what protobuf does with descriptors that are made by hand
+    "collections": "stand_in_collections.py",
     "datetime": "stand_in_datetime.py",
+    "enum": "stand_in_enum.py",
+    "functools": "stand_in_functools.py",
     "hashlib": "stand_in_hashlib.py",
     "json": "stand_in_json.py",
+    "google.protobuf.descriptor_pool": "stand_in_descriptor_pool.py",
     "google.protobuf.internal.python_message": "stand_in_nothing.py",  # protobuf without its C extension
+    "google.protobuf.internal.well_known_types": "stand_in_well_known_types.py",
     "google.protobuf.text_encoding": "stand_in_nothing.py",  # the same, and the text format
+    "heapq": "stand_in_heapq.py",
+    "signal": "stand_in_signal.py",
     "socket": "stand_in_socket.py",
     "typing": "stand_in_typing.py",
 }
 
+# Of these there are all the rest too, under another name, for whoever asks the stand-in for it; and what that imports.
+_WHOLE: Final = (collections, enum, functools)
+_IMPORTED_BY_WHOLE: Final = ("keyword", "operator", "reprlib", "types")
 
 # For shims that log by Python's `logging`.
 LOGGING: Final = frozenset({"logging", "shim.runtime.log_handler", "tokenize"})
@@ -156,7 +170,10 @@ def freeze(
     analysis = Analysis(
         [str(ROOT / script)],
         pathex=[str(ROOT), str(generated)],
-        hiddenimports=[*_HIDDEN, *sorted(module for module in keeps if module.startswith("shim.runtime."))],
+        hiddenimports=[
+            *(module for module in (*_HIDDEN, *_IMPORTED_BY_WHOLE) if module not in stand_ins),
+            *sorted(module for module in keeps if module.startswith("shim.runtime.")),
+        ],
         excludes=[*(module for module in _EXCLUDED if module not in keeps), *stand_ins, *unused],
         datas=[(str(marker), ".")],
         optimize=2,
@@ -165,6 +182,11 @@ def freeze(
     compiled_in = EMBEDDED if is_embedded else ()
     modules = [entry for entry in analysis.pure if not _imp.is_frozen(entry[0]) and entry[0] not in compiled_in]
     modules += [(module, str(HERE / file), "PYMODULE-2") for module, file in stand_ins.items()]
+    modules += [
+        (f"whole_{module.__name__}", str(module.__file__), "PYMODULE-2")
+        for module in _WHOLE
+        if module.__name__ in stand_ins
+    ]
     modules.append(("shim_extensions", str(_write_extensions(analysis.binaries, generated)), "PYMODULE-2"))
     binaries, datas = _without_cpp(analysis.binaries, generated), analysis.datas
     if is_embedded:

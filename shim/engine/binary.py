@@ -12,7 +12,6 @@ import os
 import select
 import signal
 import struct
-import termios
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -180,7 +179,9 @@ class BinaryLogger:
 
 
 def _unread(fd: int) -> int:
-    count: int = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0]
+    from termios import FIONREAD  # a library of its own, which most daemons never need
+
+    count: int = struct.unpack("i", fcntl.ioctl(fd, FIONREAD, bytes(4)))[0]
     return count
 
 

@@ -6,12 +6,10 @@ unix socket, so a long temp folder is passed over.  Spec: contract 8.5; runc doc
 
 from __future__ import annotations
 
-import array
 import fcntl
 import os
 import socket
 import struct
-import termios
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -68,10 +66,12 @@ class ConsoleSocket:
                 _, ancillary, _, _ = connection.recvmsg(4096, socket.CMSG_SPACE(4 * 4), _CLOSE_ON_EXEC)
         except OSError as error:
             raise StdioError(f"failed to retrieve console master: {error}") from None
-        fds = array.array("i")
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+        fds: list[int] = [
+            fd
+            for level, kind, data in ancillary
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS
+            for (fd,) in struct.iter_unpack("i", data[: len(data) - len(data) % 4])
+        ]
         if len(fds) != 1:
             close_all(tuple(fds))
             raise StdioError(f"failed to retrieve console master: got {len(fds)} descriptors")
@@ -195,10 +195,12 @@ class Console:
         Raises:
             OSError: The terminal refuses.
         """
+        from termios import TIOCSWINSZ  # a library of its own, which most daemons never need
+
         with self._lock:
             if self._master is not None:
                 size = struct.pack("HHHH", height & 0xFFFF, width & 0xFFFF, 0, 0)
-                fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
+                fcntl.ioctl(self._master, TIOCSWINSZ, size)
 
     def close_stdin(self) -> None:
         """Give up the shim's hold on the stdin fifo; any thread, any time."""
