@@ -5,7 +5,6 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,11 @@ from shim.engine.call import ChildFds
 from shim.engine.options import Checkpointing
 from shim.engine.runc import Runc, global_arguments, kill_error, last_error
 from shim.errors import EngineError, NotFoundError, ShimError
-from shim.host import cgroup
 from shim.runtime.reaper import ForegroundReaper
 from shim.testing import FakeRunc
 from shim.ttrpc import Code
 from tests.engine.world import in_thread
-from tests.fakes import PATIENCE_S, wait_until
+from tests.fakes import PATIENCE_S
 
 
 @pytest.fixture
@@ -125,45 +123,6 @@ def test_every_call_has_its_words(runc: Runc, fake: FakeRunc, tmp_path: Path) ->
     ] == [call[6:] for call in calls]
     assert process_file.startswith(f"{b}/runc-process")  # which goes with the container, whoever is killed
     assert not os.path.exists(process_file)
-
-
-@pytest.mark.parametrize(
-    ("is_unified", "binary", "expected"),
-    [
-        pytest.param(False, "runc", ["create", "exec", "restore"], id="version 1"),
-        pytest.param(False, "crun", ["create", "exec", "restore"], id="version 1, crun"),
-        pytest.param(True, "runc", ["create", "restore"], id="version 2"),
-        pytest.param(True, "crun", [], id="version 2, crun, whose processes are born where they belong"),
-    ],
-)
-def test_the_kernel_is_told_of_moves_to_come(
-    runc: Runc, fake: FakeRunc, monkeypatch: pytest.MonkeyPatch, is_unified: bool, binary: str, expected: list[str]
-) -> None:
-    """By the runtime's own process, while it runs."""
-    told: list[str] = []
-
-    def announce(pid: int) -> bool:
-        # Empty for a moment after the child is told to be running.
-        assert wait_until(lambda: b"--root" in Path(f"/proc/{pid}/cmdline").read_bytes())
-        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        told.extend(word for word in words if word in ("create", "start", "exec", "delete", "restore"))
-        return True
-
-    monkeypatch.setattr(cgroup, "is_unified", lambda: is_unified)
-    monkeypatch.setattr(cgroup, "announce_move", announce)
-    named = Path(fake.path).with_name(binary)
-    if binary != "runc":
-        named.symlink_to(fake.path)
-    runc = runc._replace(binary=str(named))
-
-    create(runc)
-    runc.start()
-    runc.exec(b'{"args":["true"]}', os.path.join(runc.bundle, "exec.pid"), ChildFds(), None)
-    runc.delete(is_forced=True)
-    with suppress(EngineError):  # there is no checkpoint
-        runc.restore(runc.bundle, "", pid_file(runc), ChildFds(), None)
-
-    assert expected == told
 
 
 def test_a_checkpoint_and_its_restore_have_their_words(runc: Runc, fake: FakeRunc, tmp_path: Path) -> None:
