@@ -67,6 +67,7 @@ def rehearse(shim: Shim, folder: str) -> None:
     finally:
         remove(folder)
         gc.unfreeze()  # a daemon freezes what it finds when it begins to serve
+        gc.collect()  # or the next life would take more memory, which forks then share for nothing
         if not was_collecting:
             gc.disable()
 
