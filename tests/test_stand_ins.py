@@ -9,6 +9,7 @@ import functools
 import heapq
 import importlib.util
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -131,10 +132,27 @@ def test_enumerations_are_alike() -> None:
         described += [text.ONE.loud, text.ONE == "one", text.ONE != text.TWO, {text.TWO: 1}[text("two")]]
         described += [number.FIVE == 5, number.FIVE + 1, number.FIVE < 6, f"{number.FIVE:03}", {5: 1}[number.FIVE]]
         described += [hash(number.FIVE), bool(number.ZERO), outcome(text, "three"), outcome(number, 7)]
-        described += [outcome(text.__getitem__, "THREE"), text.__doc__, sys.getsizeof(number.FIVE) > 0]
+        described += [
+            outcome(text.__getitem__, "THREE"),
+            dict(number.__members__),
+            text.__doc__,
+            sys.getsizeof(number.FIVE) > 0,
+        ]
         return described
 
     assert describe(enum) == describe(load("enum"))
+
+
+def test_an_enumeration_is_of_constants() -> None:
+    """What the stand-in does not know it refuses."""
+    module = load("enum")
+
+    with pytest.raises(TypeError, match=r"Odd\.ONE: .* is no constant"):
+
+        class Odd(module.Enum):  # type: ignore[misc,name-defined]
+            """It would number itself."""
+
+            ONE = enum.auto()
 
 
 def test_an_unknown_value_is_named() -> None:
@@ -165,6 +183,43 @@ def test_a_wrapper_looks_like_what_it_wraps() -> None:
     assert make(functools) == make(load("functools"))
 
 
+def test_other_modules_find_what_they_need_of_them() -> None:
+    """Those of Python that a shim loads now and then, with all stand-ins in their places."""
+    program = f"""
+import os, sys
+from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import SourceFileLoader
+library = os.path.dirname(os.__file__)
+files = {{name: "{SPEC}/stand_in_" + name + ".py" for name in ("collections", "enum", "functools", "heapq", "signal")}}
+files |= {{"whole_" + name: library + "/" + name + ".py" for name in ("enum", "functools")}}
+files["whole_collections"] = library + "/collections/__init__.py"
+assert not files.keys() & sys.modules.keys()
+class Finder:
+    def find_spec(name, path=None, target=None):
+        return files.get(name) and ModuleSpec(name, SourceFileLoader(name, files[name]))
+sys.meta_path.insert(0, Finder)
+import ast, calendar, contextlib, ctypes, http, logging, re, string, threading, tomllib, traceback
+assert re.search("(?P<all>A+)", "baa", re.IGNORECASE).groupdict() == {{"all": "aa"}}
+assert string.Template("$a").substitute(a=1) == "1"
+assert tomllib.loads("a = 1979-05-27T07:32:00Z")["a"].year == 1979
+assert threading.Event().wait(0) is False
+assert http.HTTPStatus(404).phrase == "Not Found" and calendar.monthrange(2024, 2)[1] == 29
+with contextlib.suppress(ValueError), contextlib.ExitStack():
+    raise ValueError
+logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stdout)
+try:
+    1 / 0
+except ZeroDivisionError:
+    logging.getLogger("x").exception("said")
+"""
+    child = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=False, timeout=20
+    )
+
+    assert "" == child.stderr
+    assert child.stdout.startswith("ERROR said\nTraceback")
+
+
 @given(values=st.lists(st.integers()))
 def test_heaps_are_the_same(values: list[int]) -> None:
     """Both are the one in C."""
@@ -179,8 +234,10 @@ def test_heaps_are_the_same(values: list[int]) -> None:
 def test_signals_are_numbers() -> None:
     """All that there are, with what acts on them."""
     stand_in = load("signal")
+    names = [name for name in dir(signal) if name.startswith("SIG")]
 
-    for name in ("SIGTERM", "SIGKILL", "SIG_BLOCK", "SIG_DFL", "SIG_IGN", "SIGRTMAX"):
+    assert len(names) > 30
+    for name in names:
         assert int(getattr(signal, name)) == getattr(stand_in, name)
     assert signal.getsignal(signal.SIGTERM) == stand_in.getsignal(stand_in.SIGTERM)
     assert signal.valid_signals() == stand_in.valid_signals()

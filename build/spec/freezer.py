@@ -113,7 +113,7 @@ _EXCLUDED: Final = [
 
 # For shims whose every import we know: what stands in for modules that cost much and serve for little.
 LIGHT: Final = {
-    "binascii": "stand_in_nothing.py",  # for what protobuf does with descriptors that are made by hand
+    "binascii": "stand_in_nothing.py",  # only descriptors that are made by hand need it
     "collections": "stand_in_collections.py",
     "datetime": "stand_in_datetime.py",
     "enum": "stand_in_enum.py",
@@ -130,7 +130,8 @@ LIGHT: Final = {
     "typing": "stand_in_typing.py",
 }
 
-# Of these there are all the rest too, under another name, for whoever asks the stand-in for it; and what that imports.
+# Modules whose stand-in has a part of them: the real one is there too, as `whole_NAME`, and loaded when something else
+# of it is asked for.  Below, what these import, which PyInstaller does not see any more.
 _WHOLE: Final = (collections, enum, functools)
 _IMPORTED_BY_WHOLE: Final = ("keyword", "operator", "reprlib", "types")
 

@@ -11,6 +11,8 @@ __all__ = ["OrderedDict", "abc", "defaultdict", "deque", "namedtuple"]
 
 sys.modules["collections.abc"] = abc
 
+_UNEXPECTED = TypeError if sys.version_info >= (3, 13) else ValueError
+
 
 class _Named(tuple):
     """What all named tuples can do; the real ones have each of these functions for themselves."""
@@ -27,8 +29,10 @@ class _Named(tuple):
     def _replace(self, /, **changed):
         made = self._make(map(changed.pop, self._fields, self))
         if changed:
-            raise ValueError(f"Got unexpected field names: {list(changed)!r}")
+            raise _UNEXPECTED(f"Got unexpected field names: {list(changed)!r}")
         return made
+
+    __replace__ = _replace
 
     def _asdict(self):
         return dict(zip(self._fields, self, strict=True))

@@ -1,4 +1,4 @@
-"""Takes the place of `enum` in the shims' own binaries: enumerations of constants, which have names and values.
+"""Takes the place of `enum` in the shims' own binaries: enumerations of numbers and strings.
 
 All else of it is there too (`whole_enum`), but loaded only when it is asked for.
 """
@@ -14,6 +14,8 @@ class _EnumType(type):
         cls = super().__new__(mcs, name, bases, namespace)
         cls._member_map_, cls._value2member_map_ = {}, {}
         for key, value in values.items():
+            if type(value) not in (int, str):
+                raise TypeError(f"{name}.{key}: {value!r} is no constant")
             member = cls._value2member_map_.get(value)
             if member is None:
                 member = int.__new__(cls, value) if issubclass(cls, int) else object.__new__(cls)
@@ -28,6 +30,10 @@ class _EnumType(type):
             return cls._value2member_map_[value]
         except KeyError:
             raise ValueError(f"{value!r} is not a valid {cls.__qualname__}") from None
+
+    @property
+    def __members__(cls):
+        return dict(cls._member_map_)
 
     def __getitem__(cls, name):
         return cls._member_map_[name]
@@ -61,6 +67,13 @@ class IntEnum(int, Enum):
     __str__ = int.__repr__
     __repr__ = Enum.__repr__
     __hash__ = int.__hash__
+
+
+def _simple_enum(kind, **options):
+    """Python's own modules make enumerations so: the real thing."""
+    import whole_enum
+
+    return whole_enum._simple_enum(getattr(whole_enum, kind.__name__), **options)
 
 
 def __getattr__(name):

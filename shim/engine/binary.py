@@ -179,7 +179,7 @@ class BinaryLogger:
 
 
 def _unread(fd: int) -> int:
-    from termios import FIONREAD  # a library of its own, which most daemons never need
+    from termios import FIONREAD  # hardly ever needed; it comes from the binary itself, at any time
 
     count: int = struct.unpack("i", fcntl.ioctl(fd, FIONREAD, bytes(4)))[0]
     return count

@@ -55,7 +55,7 @@ def run_attached(
 ) -> Ended:
     """Run a program on these descriptors, in `folder`; with `limit_s` it is killed after so many seconds.
 
-    `meanwhile` is called with its pid, once it runs.
+    `meanwhile` is called with its pid, once it runs; it must not raise, and the limit does not cut it short.
 
     Raises:
         OSError: It cannot be started.
@@ -78,7 +78,7 @@ def run_captured(
 ) -> Ended:
     """Run a program in `folder`, feed it `data`, and return its status and what it wrote on both outputs.
 
-    With `limit_s` it is killed after so many seconds.  `meanwhile` is called with its pid, once it runs.
+    With `limit_s` it is killed after so many seconds.  `meanwhile` as for `run_attached`.
 
     Raises:
         OSError: It cannot be started.

@@ -195,7 +195,7 @@ class Console:
         Raises:
             OSError: The terminal refuses.
         """
-        from termios import TIOCSWINSZ  # a library of its own, which most daemons never need
+        from termios import TIOCSWINSZ  # hardly ever needed; it comes from the binary itself, at any time
 
         with self._lock:
             if self._master is not None:

@@ -27,6 +27,8 @@ DEFAULT_BINARY: Final = "runc"
 _FINISHED: Final = ("os: process already finished", "container not running", "no such process")
 # Beside the fields `open_tcp` to `file_locks` of the options.
 _CHECKPOINT_FLAGS: Final = ("--tcp-established", "--ext-unix-sk", "--shell-job", "--file-locks")
+# Whose processes are moved, and by which calls.
+_MOVERS: Final = frozenset({DEFAULT_BINARY, "crun"})
 _MOVING: Final = frozenset({"create", "exec", "restore"})
 _GONE: Final = ("does not exist", "no such file or directory")
 
@@ -277,14 +279,16 @@ class Runc(NamedTuple):
         return ended
 
     def _moves(self, subcommand: str) -> bool:
-        """Say whether a call moves processes to other cgroups, some milliseconds after its start.
+        """Say whether a call moves a process into the container's cgroups, some milliseconds after its start.
 
-        In version 2 they can be born there (CLONE_INTO_CGROUP): crun (1.8) does it, and runc for exec, from 1.5 on.  An
-        announcement would only be in their way.
+        Runtimes that move themselves (runsc) are none of ours to move.  In version 2 processes can be born where they
+        belong (CLONE_INTO_CGROUP), and an announcement would only be in their way: crun (1.8) does that, and runc (1.4)
+        for exec.  Older ones would gain there, too, but which it is nobody says.
         """
-        if subcommand not in _MOVING:
+        binary = os.path.basename(self.binary)
+        if subcommand not in _MOVING or binary not in _MOVERS:
             return False
-        return not cgroup.is_unified() or (subcommand != "exec" and os.path.basename(self.binary) == DEFAULT_BINARY)
+        return not cgroup.is_unified() or (subcommand != "exec" and binary == DEFAULT_BINARY)
 
 
 def kill_error(text: str) -> EngineError | NotFoundError:

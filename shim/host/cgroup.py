@@ -95,10 +95,11 @@ def join(path: str, pid: int, *, root: str = ROOT) -> None:
 def announce_move(pid: int, *, root: str = ROOT, proc: str = "/proc") -> bool:
     """Have the kernel get ready to move processes, and say whether it could be told; blocks until it is.
 
-    The first move after some time waits for a grace period of RCU, 5 to 20 ms; those that follow within 10 ms do not
-    (cgroup_threadgroup_rwsem, Linux 4.3 and later).  Who knows that somebody else is about to move one can have it
-    waited for before.  So `pid`, a process that nobody moves, is moved to where it is, which changes nothing.
-    Where that fails the other waits, as ever.
+    From Linux 6.0 on (without `favordynmods`) the first move after some time waits for a grace period of RCU, 5 to
+    20 ms, while those that follow soon do not.  Who knows that somebody else is about to move a process can have that
+    waited for before.  So `pid` is moved to where it is, which changes nothing: a process that nobody else moves, and
+    that nothing depends on, should its path mean another cgroup here than it does for the kernel.
+    Where that fails the other waits, as ever.  Before Linux 6.0 it takes microseconds, and is of no use.
     """
     try:
         with open(f"{proc}/{pid}/cgroup", "rb", buffering=0) as file:
@@ -106,8 +107,9 @@ def announce_move(pid: int, *, root: str = ROOT, proc: str = "/proc") -> bool:
     except OSError:
         return False
     unified = root if is_unified(root) else f"{root}/{_HYBRID}"
-    for line in lines[:-1]:
-        _, names, path = line.split(":", 2)
+    found = [line.split(":", 2)[1:] for line in lines[:-1]]
+    # All hierarchies share what is waited for; those without a controller first, where it matters least.
+    for names, path in sorted(found, key=lambda each: bool(each[0]) and not each[0].startswith("name=")):
         top = f"{root}/{names.removeprefix('name=')}" if names else unified
         try:
             write_text(top + path, "cgroup.procs", str(pid))

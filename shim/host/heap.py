@@ -47,11 +47,13 @@ _PASSING: Final = (FrameType, GeneratorType)
 
 def code_states() -> dict[int, int]:
     """Note what the code of every function looks like by now, for `pack`: Python rewrites it while it runs."""
+    if sys.implementation.name != "cpython":
+        return {}
     return {id(function.__code__): _state(function.__code__) for function in _functions()}
 
 
 def pack(before: Mapping[int, int]) -> None:
-    """Put what has run since `before` side by side: the code of functions, which Python goes on writing to.
+    """Put what has run since `before`, or has come since, side by side: the code, which Python goes on writing to.
 
     Run it again some times after this, so that the copies are warm too.
     """
@@ -86,6 +88,7 @@ def _pack_code(before: Mapping[int, int]) -> None:
     copies: dict[int, tuple[CodeType, CodeType]] = {}  # by the id of the first, which must live for that
     for function in _functions():
         code = function.__code__
+        # An id may be another's by now: then one too many is copied, or one too few.
         if id(code) not in copies and before.get(id(code)) != _state(code):
             copies[id(code)] = (code, _copy(code))
         if id(code) in copies:

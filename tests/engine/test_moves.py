@@ -11,7 +11,6 @@ from shim.errors import EngineError
 from shim.host import cgroup
 from shim.runtime.reaper import ForegroundReaper
 from shim.testing import FakeRunc
-from tests.fakes import wait_until
 
 
 @pytest.fixture
@@ -29,6 +28,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         pytest.param(False, "runc", ["create", "exec", "restore"], id="version 1"),
         pytest.param(False, "crun", ["create", "exec", "restore"], id="version 1, crun"),
+        pytest.param(False, "runsc", [], id="version 1, runsc, which moves itself"),
         pytest.param(True, "runc", ["create", "restore"], id="version 2"),
         pytest.param(True, "crun", [], id="version 2, crun, whose processes are born where they belong"),
     ],
@@ -36,18 +36,10 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_kernel_is_told_of_moves_to_come(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, is_unified: bool, binary: str, expected: list[str]
 ) -> None:
-    """By the runtime's own process, while it runs."""
-    told: list[str] = []
-
-    def announce(pid: int) -> bool:
-        # Empty for a moment after the child is told to be running.
-        assert wait_until(lambda: b"--root" in Path(f"/proc/{pid}/cmdline").read_bytes())
-        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        told.extend(word for word in words if word in ("create", "start", "exec", "delete", "restore"))
-        return True
-
+    """By the runtime's own process."""
+    told: list[int] = []
     monkeypatch.setattr(cgroup, "is_unified", lambda: is_unified)
-    monkeypatch.setattr(cgroup, "announce_move", announce)
+    monkeypatch.setattr(cgroup, "announce_move", told.append)
     pid_file = str(bundle / "init.pid")
 
     with FakeRunc(bundle.parent / "bin", binary) as fake:
@@ -58,5 +50,7 @@ def test_the_kernel_is_told_of_moves_to_come(
         runc.delete(is_forced=True)
         with suppress(EngineError):  # there is no checkpoint
             runc.restore(str(bundle), "", pid_file, ChildFds(), None)
+        commands = {call.pid: command for call, command in zip(fake.calls(), fake.commands(), strict=True)}
 
-    assert expected == told
+    assert ["create", "start", "exec", "delete", "restore"] == list(commands.values())
+    assert expected == [commands[pid] for pid in told]
