@@ -37,6 +37,16 @@ FILES: Final = (
     "personality",
     "sessionid",
 )
+# Of all this, what nobody but the process itself can change.
+LASTING: Final = (
+    *(f"ns/{name}" for name in NAMESPACES),
+    "attr/current",
+    "loginuid",
+    "personality",
+    "sessionid",
+    "root",
+    "exe",
+)
 # Of /proc/PID/status: the names of the lines.  The kernel may have fewer of them; both processes then have.
 STATUS: Final = frozenset(
     {
@@ -66,6 +76,8 @@ _PARENT: Final = 1
 # library takes its own two signals, 32 and 33, with the first thread.
 _TAKEN: Final = 1 << 12 | 1 << 24 | 1 << 31 | 1 << 32
 _NO_SECCOMP: Final = b"0"
+# More than any of these files has: what is shorter is all of it.
+_READ_SIZE: Final = 64 << 10
 
 
 class Caller(NamedTuple):
@@ -84,19 +96,21 @@ def numbers(parent: int, program: str = "/proc/self/exe") -> list[int]:
     return [status.st_dev, status.st_ino, seconds, rest, status.st_size, *spaces, parent]
 
 
-def read(pid: int | str) -> Caller:
+def read(pid: int | str, known: Facts | None = None) -> Caller:
     """Return what /proc says of a process, or of `self`.
+
+    `known` are its facts of some time ago, if it has changed nothing of itself since: those that last are taken from
+    there.
 
     Raises:
         OSError: It is gone, or may not be looked at.
         ValueError: /proc is not as it should be.
     """
     place = f"/proc/{pid}"
-    facts: dict[str, object] = {f"ns/{name}": _link(f"{place}/ns/{name}") for name in NAMESPACES}
-    facts |= {name: _content(f"{place}/{name}") for name in FILES}
-    root, program = os.stat(f"{place}/root"), os.stat(f"{place}/exe")
-    facts["root"] = (root.st_dev, root.st_ino)
-    facts["exe"] = (os.readlink(f"{place}/exe"), program.st_dev, program.st_ino)
+    facts = _lasting(place) if known is None else {name: known[name] for name in LASTING}
+    for name in FILES:
+        if name not in facts:
+            facts[name] = _content(f"{place}/{name}")
     stat = read_file(f"{place}/stat").rpartition(b")")[2].split()
     for name, index in _STAT.items():
         facts[name] = stat[index]
@@ -114,6 +128,16 @@ def read(pid: int | str) -> Caller:
     return Caller(facts, int(stat[_PARENT]), umask)
 
 
+def _lasting(place: str) -> dict[str, object]:
+    root, program = os.stat(f"{place}/root"), os.stat(f"{place}/exe")
+    return {
+        **{f"ns/{name}": _link(f"{place}/ns/{name}") for name in NAMESPACES},
+        **{name: _content(f"{place}/{name}") for name in FILES if name in LASTING},
+        "root": (root.st_dev, root.st_ino),
+        "exe": (os.readlink(f"{place}/exe"), program.st_dev, program.st_ino),
+    }
+
+
 def differences(ours: Facts, theirs: Facts) -> list[str]:
     """Return the names of what is not equal, or cannot be compared: two seccomp filters look alike."""
     found = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
@@ -127,10 +151,11 @@ def read_file(path: str) -> bytes:
     """Return the content of a file of /proc.  Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        chunks = []
-        while chunk := os.read(fd, 64 << 10):
-            chunks.append(chunk)
-        return b"".join(chunks)
+        content = chunk = os.read(fd, _READ_SIZE)
+        while len(chunk) == _READ_SIZE:
+            chunk = os.read(fd, _READ_SIZE)
+            content += chunk
+        return content
     finally:
         os.close(fd)
 

@@ -258,12 +258,11 @@ def raise_oom_score(by: int = 1) -> None:
     """
     if sys.platform != "linux":
         return
-    with open(f"/proc/{invoker_pid()}/oom_score_adj") as parent:
+    with open(f"/proc/{invoker_pid()}/oom_score_adj", "rb", buffering=0) as parent:
         score = int(parent.read())
-    with open("/proc/self/oom_score_adj", "w") as own:
+    with open("/proc/self/oom_score_adj", "wb", buffering=0) as own:
         try:
-            own.write(str(max(-1000, min(1000, score + by))))
-            own.flush()
+            own.write(b"%d" % max(-1000, min(1000, score + by)))
         except PermissionError:
             if os.geteuid() == 0 and not _in_user_namespace():
                 raise

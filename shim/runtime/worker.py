@@ -47,6 +47,7 @@ def serve(
 
     `founder` is a pidfd of the process with pid `parent`, whose children alone are served.
     """
+    own = identity.read("self").facts
     if not select.select([bound.listener], [], [], 0)[0]:  # else somebody is waiting already
         rehearse()
     connection = _accept(bound, zygote)
@@ -55,7 +56,7 @@ def serve(
     zygote.send(zygote_protocol.BUSY)
     bound.listener.close()
     try:
-        caller = _look_at_caller(connection, founder, parent)
+        caller = _look_at_caller(connection, founder, parent, own)
     except (RefusedError, OSError, ValueError, IndexError):
         _answer(connection, zygote_protocol.REFUSED)
         return
@@ -91,8 +92,8 @@ def rehearse() -> None:
     """
     from shim.runtime import address, bootstrap
 
-    own = identity.read("self")
-    identity.differences(own.facts, identity.read(os.getpid()).facts)
+    own = identity.read(os.getpid()).facts
+    identity.differences(own, identity.read("self", own).facts)
     zygote_protocol.check_words(zygote_protocol.split_words(_WORDS)[1:])
     appearance.show(sys.argv, zygote_protocol.split_environment(b"PATH=/bin\0"))
     os.environ.update({"PATH": "/bin"})
@@ -123,14 +124,14 @@ def _accept(bound: Bound, zygote: socket.socket) -> socket.socket | None:
         connection.close()
 
 
-def _look_at_caller(connection: socket.socket, founder: int, parent: int) -> Caller:
+def _look_at_caller(connection: socket.socket, founder: int, parent: int, own: identity.Facts) -> Caller:
     pid, user, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     if user != os.geteuid():
         raise RefusedError("another user")
     theirs = identity.read(pid)
     if theirs.parent != parent or select.select([founder], [], [], 0)[0]:
         raise RefusedError("another parent")
-    different = identity.differences(identity.read("self").facts, theirs.facts)
+    different = identity.differences(identity.read("self", own).facts, theirs.facts)
     if different:
         raise RefusedError(f"another {', '.join(different)}")
     words = zygote_protocol.split_words(identity.read_file(f"/proc/{pid}/cmdline"))

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,21 @@ def test_facts_are_all_there() -> None:
     wanted |= {"Uid", "Gid", "Groups", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp", "SigBlk", "Cpus_allowed"}
 
     assert set() == wanted - set(facts)
+
+
+def test_only_what_lasts_is_taken_from_before(child: int) -> None:
+    """What somebody else can change is read again."""
+    before = identity.read(child).facts
+    changed = ("cgroup", "coredump_filter", "limits", "oom_score_adj", "nice", "Cpus_allowed", "SigBlk", "Uid")
+    known = dict.fromkeys(before, "known")
+    Path(f"/proc/{child}/oom_score_adj").write_text("500")
+
+    now = identity.read(child, known).facts
+
+    assert {"known"} == {now[name] for name in identity.LASTING}
+    assert [name for name in changed if name != "oom_score_adj"] == [n for n in changed if now[n] == before[n]]
+    assert b"500\n" == now["oom_score_adj"]
+    assert set(before) == set(now)
 
 
 def test_each_fact_counts() -> None:
