@@ -72,8 +72,11 @@ class Launcher:
         """Do `-v`, and return the milliseconds it took."""
         environment = {**os.environ, **self._environment}
         began = time.perf_counter()
-        subprocess.run([shim, "-v"], check=True, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        return (time.perf_counter() - began) * 1e3
+        ended = subprocess.run([shim, "-v"], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        elapsed = (time.perf_counter() - began) * 1e3
+        if ended.returncode:
+            raise RuntimeError(f"{shim} -v ended with {ended.returncode}")
+        return elapsed
 
     def end_zygotes(self) -> None:
         """End the zygotes that starts by hand have left, and wait until they are gone."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -117,7 +116,7 @@ def _measure_case(case: Case, wanted: Wanted, compared: Sequence[Side], listener
         samples = interleave(
             compared, case.measure, runs=runs, warm_up=min(case.warm_up, runs - 1), name_of=lambda side: side.name
         )
-    except (CommandError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+    except (CommandError, RuntimeError, OSError) as error:
         # What the third side cannot do is no reason to know nothing of the other two.
         fewer = [side for side in compared if side.name != RUST]
         if len(fewer) == len(compared):
