@@ -53,7 +53,7 @@ def find_folders(pid: int, *, root: str = ROOT, proc: str = "/proc") -> set[str]
         paths = _read_paths(pid, proc)
     except CgroupError:
         return set()
-    unified = root if is_unified(root) else f"{root}/{_HYBRID}"
+    unified = _unified_top(root)
     found = {unified + paths.pop("", "/")} - {f"{unified}/"}
     found |= {folder for name, path in paths.items() if (folder := _find_folder(root, name, path, proc)) is not None}
     return {os.path.realpath(folder) for folder in found if os.path.isdir(folder)}
@@ -103,14 +103,12 @@ def announce_move(pid: int, *, root: str = ROOT, proc: str = "/proc") -> bool:
     """
     try:
         with open(f"{proc}/{pid}/cgroup", "rb", buffering=0) as file:
-            lines = os.fsdecode(file.read()).split("\n")
+            found = _parse_paths(file.read())
     except OSError:
         return False
-    unified = root if is_unified(root) else f"{root}/{_HYBRID}"
-    found = [line.split(":", 2)[1:] for line in lines[:-1]]
     # All hierarchies share what is waited for; those without a controller first, where it matters least.
     for names, path in sorted(found, key=lambda each: bool(each[0]) and not each[0].startswith("name=")):
-        top = f"{root}/{names.removeprefix('name=')}" if names else unified
+        top = _top(root, names) if names else _unified_top(root)
         try:
             write_text(top + path, "cgroup.procs", str(pid))
         except OSError:
@@ -124,7 +122,7 @@ def _read_paths(pid: int, proc: str) -> dict[str, str]:
     paths: dict[str, str] = {}
     try:
         with open(f"{proc}/{pid}/cgroup", "rb", buffering=0) as file:
-            lines = os.fsdecode(file.read()).split("\n")
+            found = _parse_paths(file.read())
         with open(f"{proc}/{pid}/stat", "rb", buffering=0) as file:
             state = file.read().rpartition(b")")[2].split()[0]
     except (OSError, IndexError) as error:
@@ -132,17 +130,34 @@ def _read_paths(pid: int, proc: str) -> dict[str, str]:
     # A dead process is shown in the root cgroup, so all that was read before may be wrong.
     if state in (b"Z", b"X"):
         raise CgroupError(f"process {pid} has no cgroup: it is dead")
-    for line in lines:
+    for names, path in found:
+        paths.update(dict.fromkeys(names.split(","), path))
+    return paths
+
+
+def _parse_paths(content: bytes) -> list[tuple[str, str]]:
+    """Return the names of each hierarchy, as they stand in /proc/PID/cgroup, and the path in it."""
+    found = []
+    for line in os.fsdecode(content).split("\n"):
         hierarchy, _, rest = line.partition(":")
         names, _, path = rest.partition(":")
         if hierarchy and path:
-            paths.update(dict.fromkeys(names.split(","), path))
-    return paths
+            found.append((names, path))
+    return found
+
+
+def _unified_top(root: str) -> str:
+    return root if is_unified(root) else f"{root}/{_HYBRID}"
+
+
+def _top(root: str, name: str) -> str:
+    """Return where a version 1 hierarchy is mounted."""
+    return f"{root}/{name.removeprefix('name=')}"
 
 
 def _find_folder(root: str, name: str, path: str, proc: str) -> str | None:
     """Return the folder of one version 1 controller, or None where the process is at its top."""
-    top = f"{root}/{name.removeprefix('name=')}"
+    top = _top(root, name)
     if path == "/":
         return None
     if os.path.isdir(top + path):
