@@ -27,26 +27,11 @@ NAMESPACES: Final = (
 )
 # Of those, which have a part in `numbers`, in this order.
 NUMBERED: Final = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
-FILES: Final = (
-    "attr/current",
-    "cgroup",
-    "coredump_filter",
-    "limits",
-    "loginuid",
-    "oom_score_adj",
-    "personality",
-    "sessionid",
-)
+_LASTING_FILES: Final = ("attr/current", "loginuid", "personality", "sessionid")
+_CHANGING_FILES: Final = ("cgroup", "coredump_filter", "limits", "oom_score_adj")
+FILES: Final = (*_LASTING_FILES, *_CHANGING_FILES)
 # Of all this, what nobody but the process itself can change.
-LASTING: Final = (
-    *(f"ns/{name}" for name in NAMESPACES),
-    "attr/current",
-    "loginuid",
-    "personality",
-    "sessionid",
-    "root",
-    "exe",
-)
+LASTING: Final = (*(f"ns/{name}" for name in NAMESPACES), *_LASTING_FILES, "root", "exe")
 # Of /proc/PID/status: the names of the lines.  The kernel may have fewer of them; both processes then have.
 STATUS: Final = frozenset(
     {
@@ -108,9 +93,7 @@ def read(pid: int | str, known: Facts | None = None) -> Caller:
     """
     place = f"/proc/{pid}"
     facts = _lasting(place) if known is None else {name: known[name] for name in LASTING}
-    for name in FILES:
-        if name not in facts:
-            facts[name] = _content(f"{place}/{name}")
+    facts |= {name: _content(f"{place}/{name}") for name in _CHANGING_FILES}
     stat = read_file(f"{place}/stat").rpartition(b")")[2].split()
     for name, index in _STAT.items():
         facts[name] = stat[index]
@@ -132,7 +115,7 @@ def _lasting(place: str) -> dict[str, object]:
     root, program = os.stat(f"{place}/root"), os.stat(f"{place}/exe")
     return {
         **{f"ns/{name}": _link(f"{place}/ns/{name}") for name in NAMESPACES},
-        **{name: _content(f"{place}/{name}") for name in FILES if name in LASTING},
+        **{name: _content(f"{place}/{name}") for name in _LASTING_FILES},
         "root": (root.st_dev, root.st_ino),
         "exe": (os.readlink(f"{place}/exe"), program.st_dev, program.st_ino),
     }
