@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-SOURCE = Path(__file__).parents[1] / "build/spec/stand_in_json.py"
+from tests.stand_ins import load
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -29,18 +28,12 @@ TEXTS = st.lists(st.sampled_from([*'{}[]":,\\ \n\t\r\f', "1", "-", "e5", "null",
 def stand_in() -> Iterator[ModuleType]:
     """Return the module, which puts itself where the scanner looks for its errors."""
     before = sys.modules["json.decoder"]
-    spec = importlib.util.spec_from_file_location("stand_in_json", SOURCE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["stand_in_json"] = module
     try:
-        spec.loader.exec_module(module)
+        module = load("json")
         assert sys.modules["json.decoder"] is module
         yield module
     finally:
         sys.modules["json.decoder"] = before
-        del sys.modules["stand_in_json"]
 
 
 def outcome(function: Any, *arguments: Any) -> object:
