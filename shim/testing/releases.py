@@ -216,7 +216,7 @@ class _Apt:
         for name in ("state/lists/partial", "cache/archives/partial", "download"):
             (folder / name).mkdir(parents=True)
         (folder / "state/status").touch()
-        uri, keyring = _mirror()
+        uri, keyring = mirror()
         source = f"deb [signed-by={keyring} target=Packages] {uri} {suite} main\n"
         (folder / "sources.list").write_text(source)
         # The hooks of the machine's own apt would work on the machine's own caches.
@@ -266,7 +266,7 @@ def _run(command: list[str], what: str, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def _mirror() -> tuple[str, str]:
+def mirror() -> tuple[str, str]:
     """Return the archive URI and keyring that the machine itself uses for Debian's main archive."""
     etc = Path("/etc/apt")
     for file in [etc / "sources.list", *sorted(etc.glob("sources.list.d/*"))]:

@@ -1,0 +1,186 @@
+"""The static bootloader: PyInstaller's own, with Python, all modules of cpython.py, upb and build/launch/*.c inside.
+
+Rule: PyInstaller's sources are compiled as they are; the few functions of theirs and of libc that build/launch/boot.c
+takes over are renamed by the compiler's command line.  What Python writes to lies in one object, python.o, whose data
+build/launch/image.ld gathers; a build in which another object of Python has writable data of its own fails.
+Spec: PyInstaller's bootloader/wscript (which files, which definitions); protobuf's setup.py; ld's manual, INSERT.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import cpython  # beside this file
+import sources
+from cpython import FLAGS, Compiler, Python, Steps, locked, unpack
+
+HERE: Final = Path(__file__).resolve().parent
+LAUNCH: Final = HERE.parent / "launch"
+# As PyInstaller's build finds out about musl.
+_DEFINITIONS: Final = (
+    *("_REENTRANT", "_BSD_SOURCE", "_DEFAULT_SOURCE", "HAVE_STDBOOL_H=1", "HAVE_UNSETENV=1", "HAVE_MKDTEMP=1"),
+    *("HAVE_DIRNAME=1", "HAVE_BASENAME=1", "HAVE_WCSDUP=1", "SEMAPHORE_API_POSIX=1", "PYI_SEMAPHORE_API_POSIX=1"),
+)
+# What boot.c takes over, by the source that calls it.
+_RENAMED: Final = {
+    "main.c": {"pyi_main": "boot_main"},
+    "pyi_main.c": {"pyi_archive_open": "boot_archive_open"},
+    "pyi_dylib_python.c": {"dlopen": "boot_dlopen", "dlsym": "boot_dlsym", "dlclose": "boot_dlclose"},
+}
+# Modules that the interpreter needs before it can read an archive.
+_EMBEDDED: Final = ("encodings", "encodings.aliases", "encodings.utf_8")
+_STRICT: Final = ("-std=gnu11", "-Wall", "-Wextra", "-Werror")
+# malloc is ours: without these the compiler takes malloc and memset, in calloc, for calloc.
+_OWN_MALLOC: Final = ("-fno-builtin-malloc", "-fno-builtin-calloc", "-fno-builtin-realloc", "-fvisibility=hidden")
+_THREAD_STACK: Final = 8 << 20  # as glibc's; musl's own 128 KiB are too few for Python
+_TLS: Final = frozenset({"_Py_tss_tstate", "pkgcontext"})  # what image.c knows to repair
+
+
+class Bootloader(NamedTuple):
+    """A bootloader for one architecture, and where the packages lie that PyInstaller freezes with it."""
+
+    program: Path
+    python: Python  # which it has inside
+    build_python: Path  # the same version, for the machine that builds
+    protobuf: Path  # google/protobuf/*.py, by the sdist
+    pyinstaller: Path  # PyInstaller and what it imports
+
+    @property
+    def fingerprint(self) -> str:
+        """What a binary that is made with it depends on."""
+        return self.program.parent.name
+
+
+def find(architecture: str) -> Bootloader:
+    """Return the bootloader for an architecture, built first if it has not been yet.
+
+    Raises:
+        SourceError: An input cannot be had.
+        BuildFailedError: It cannot be compiled or linked.
+    """
+    python = cpython.find(architecture)
+    native = cpython.find(cpython.machine())
+    compiler = Compiler(architecture)
+    tools = _tools()
+    protobuf = _unpacked(sources.PROTOBUF)
+    inputs = (sources.PROTOBUF, sources.PYINSTALLER, sources.DLMALLOC)
+    digest = hashlib.sha256(f"{python.folder.name}\0".encode())
+    for path in [*sorted(LAUNCH.iterdir()), Path(__file__)]:
+        digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
+    digest.update(" ".join(source.sha256 for source in inputs).encode())
+    folder = sources.cache() / f"bootloader-{architecture}" / digest.hexdigest()[:16]
+    with locked(folder):
+        if not (folder / "complete").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            _build(folder, python, native, compiler, protobuf)
+            (folder / "complete").touch()
+    return Bootloader(folder / "bootloader", python, native.executable, protobuf, tools)
+
+
+def _unpacked(source: sources.Source) -> Path:
+    """Return the folder of an unpacked input."""
+    folder = sources.cache() / "unpacked" / source.sha256[:16]
+    with locked(folder):
+        if not folder.is_dir():
+            unpack(sources.get(source), folder)
+    return folder
+
+
+def _tools() -> Path:
+    """Return a folder for PYTHONPATH with PyInstaller as its sdist has it and with what it imports."""
+    digest = hashlib.sha256("".join(tool.sha256 for tool in (sources.PYINSTALLER, *sources.TOOLS)).encode())
+    folder = sources.cache() / "tools" / digest.hexdigest()[:16]
+    unpacked = _unpacked(sources.PYINSTALLER)
+    with locked(folder):
+        if not folder.is_dir():
+            half = folder.with_name(f".{folder.name}.half")
+            shutil.rmtree(half, ignore_errors=True)
+            shutil.copytree(unpacked / "PyInstaller", half / "PyInstaller")
+            for tool in sources.TOOLS:
+                shutil.unpack_archive(sources.get(tool), half, "zip")
+            half.rename(folder)
+    return folder
+
+
+def _build(folder: Path, python: Python, native: Python, compiler: Compiler, protobuf: Path) -> None:
+    bootloader = _unpacked(sources.PYINSTALLER) / "bootloader"
+    malloc = _unpacked(sources.DLMALLOC) / "src"
+    code = folder / "objects"
+    code.mkdir()
+    _write_modules(native, code / "modules.c")
+    _write_functions(bootloader / "src" / "pyi_dylib_python.c", code / "functions.inc")
+    jobs: list[tuple[Path, list[str]]] = []
+    own = [*_STRICT, *_OWN_MALLOC, "-DPy_BUILD_CORE=1", *(flag.replace("-I", "-isystem", 1) for flag in python.includes), f"-I{malloc}", f"-I{code}"]
+    own += [f"-isystem{bootloader / 'src'}", "-DHAVE_STDBOOL_H=1"]
+    jobs += [(path, own) for path in [*sorted(LAUNCH.glob("*.c")), code / "modules.c"]]
+    upb = [f"-I{protobuf}", f"-I{protobuf / 'utf8_range'}", *python.includes[:2], "-DNDEBUG", "-fvisibility=hidden"]
+    places = ("google/protobuf/*.c", "python/*.c", "upb/**/*.c", "utf8_range/*.c")
+    upb_files = sorted(path for place in places for path in protobuf.glob(place))
+    jobs += [(path, ["-std=gnu11", *upb, f"-ffile-prefix-map={protobuf}=."]) for path in upb_files]
+    pyinstaller = [f"-D{definition}" for definition in _DEFINITIONS]
+    pyinstaller += [f"-I{bootloader / 'zlib'}", f"-I{bootloader / 'src'}", f"-ffile-prefix-map={bootloader}=."]
+    theirs = sorted([*bootloader.glob("src/*.c"), *bootloader.glob("zlib/*.c")])
+    for path in (path for path in theirs if "win32" not in path.name and "apple" not in path.name):
+        renamed = [f"-D{old}={new}" for old, new in _RENAMED.get(path.name, {}).items()]
+        jobs.append((path, [*pyinstaller, *renamed]))
+    objects = {path: code / f"{number}-{path.stem}.o" for number, (path, _) in enumerate(jobs)}
+    what = f"bootloader for {python.architecture}"
+    with Steps(what, folder / "log", compiler.environment()) as steps:
+        with ThreadPoolExecutor() as pool:
+            compiled = [
+                pool.submit(
+                    steps.run, "compile", ["cc", *FLAGS, *flags, "-c", str(path), "-o", str(objects[path])], folder
+                )
+                for path, flags in jobs
+            ]
+            for each in compiled:
+                each.result()
+        mine = [str(objects[path]) for path, _ in jobs if path not in theirs]
+        # Their zlib is part of Python's, in which there is more.
+        rest = [str(objects[path]) for path in objects if path in theirs and path.parent.name != "zlib"]
+        whole, *partly = python.libraries[:2], *python.libraries[2:], *python.more_libraries
+        link = ["ld", "-r", "-o", "python.o", "--whole-archive", *map(str, whole), "--no-whole-archive"]
+        steps.run("link", [*link, *mine, *map(str, partly)], folder)
+        program = ["cc", "-static", "-no-pie", "-s", "-o", "bootloader", *rest, "python.o"]
+        program += [f"-Wl,-T,{LAUNCH / 'image.ld'}", "-Wl,--build-id=none", "-Wl,-z,norelro"]
+        steps.run("link", [*program, f"-Wl,-z,stack-size={_THREAD_STACK}"], folder)
+
+
+def _write_modules(native: Python, path: Path) -> None:
+    """Write the table of the modules that are compiled in, by the Python that will run them."""
+    program = (
+        "import marshal, pathlib, sys\n"
+        "folder, *names = sys.argv[1:]\n"
+        "for name in names:\n"
+        "    file = pathlib.Path(folder, 'encodings', (name.partition('.')[2] or '__init__') + '.py')\n"
+        "    code = compile(file.read_bytes(), f'<frozen {name}>', 'exec', dont_inherit=True, optimize=2)\n"
+        "    print(name, marshal.dumps(code).hex())\n"
+    )
+    library = native.folder / "lib" / f"python{cpython.VERSION}"
+    command = [str(native.executable), "-I", "-S", "-c", program, str(library), *_EMBEDDED]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    arrays, rows = [], []
+    for number, line in enumerate(said.splitlines()):
+        name, _, data = line.partition(" ")
+        code = bytes.fromhex(data)
+        arrays.append(f"static const unsigned char code_{number}[] = {{{','.join(map(str, code))}}};\n")
+        row = f'.name = "{name}", .code = code_{number}, .size = {len(code)}, .is_package = {int("." not in name)}'
+        rows.append(f"    {{{row}}},\n")
+    declared = "extern const struct _frozen embedded_modules[];\n"
+    table = f"const struct _frozen embedded_modules[] = {{\n{''.join(rows)}    {{.name = NULL}},\n}};\n"
+    path.write_text(f"#include <Python.h>\n{''.join(arrays)}{declared}{table}")
+
+
+def _write_functions(source: Path, path: Path) -> None:
+    """Write the table of what the bootloader looks up in Python's library, of what Python 3.13 has of it."""
+    names = re.findall(r"^\s*_IMPORT_FUNCTION\((\w+)\)", source.read_text(), re.MULTILINE)
+    absent = {"PyEval_EvalCode", "Py_InitializeFromInitConfig"}  # boot.c's own; since 3.14, like the next
+    names = [name for name in names if name not in absent and not name.startswith("PyInitConfig_")]
+    path.write_text("".join(f"FUNCTION({name}),\n" for name in dict.fromkeys(names)))
