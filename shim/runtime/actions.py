@@ -134,10 +134,6 @@ def _spawn(shim: Shim, opts: StartOpts, planned: Planned, perform: Callable[[lis
         if folder:
             daemon.load_extensions()
             daemon.sweep_unpacked_folders(folder)
-        if shim.config.zygote:
-            from shim.runtime import zygote
-
-            zygote.leave(shim, perform)  # before anything of this container changes this process
     if opts.debug and not shim.flags.debug:
         shim.flags = shim.flags.with_debug()
     os.environ.update(planned.environment)
