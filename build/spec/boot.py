@@ -2,7 +2,7 @@
 
 Lean, as every launch waits for it: one finder that looks names up, where PyInstaller's walks paths and loads ctypes.
 It reads /proc/self/exe, which stays the file that was started: a module that is imported late, after an upgrade has
-put another binary in its place, is still the right one.  Extension modules are in it too (build/fastpath/embed.c), or
+put another binary in its place, is still the right one.  Extension modules are in it too (build/onefile/embed.c), or
 else they are unpacked files, found as ever.
 """
 

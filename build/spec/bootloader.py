@@ -1,9 +1,9 @@
-"""PyInstaller with a bootloader that launches faster: its own sdist, unchanged, linked with build/fastpath/*.c.
+"""PyInstaller with a bootloader that launches faster: its own sdist, unchanged, linked with build/onefile/*.c.
 
 Rule: the installed PyInstaller stays as it is, since other things than shims may be frozen with it, and a wheel built
 here would pass for the published one.  So this is a second copy, in a folder of its own below .work, made once for
 all C sources, compiler, Python and version.  Where there is no static library of Python, the bootloader unpacks one as
-ever; where nothing can be compiled, the published bootloader serves.  Launches are slower then.
+ever, through wide buffers; where nothing can be compiled, the published bootloader serves.  Launches are slower then.
 PyInstaller's manual, "Building the Bootloader": LDFLAGS and PYINSTALLER_COMPILE_BOOTLOADER are its documented ways.
 """
 
@@ -25,19 +25,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final, NamedTuple
 
-FASTPATH: Final = Path(__file__).resolve().parents[1] / "fastpath"
+SOURCES: Final = Path(__file__).resolve().parents[1] / "onefile"
 # -O2 -g0: small and the same bytes each time.
 FLAGS: Final = ("-std=c11", "-O2", "-g0", "-fPIE", "-Wall", "-Wextra", "-Werror")
-OFF_VARIABLE: Final = "SHIM_BUILD_FASTPATH"  # =off builds with the published bootloader, =unpack without Python in it
+CHOICE_VARIABLE: Final = "SHIM_BUILD_BOOTLOADER"  # =published takes PyInstaller's own, =unpack has no Python in it
 # What the linker lets our functions take the place of, by source.
-WRAPPED: Final = {"fastpath": (), "buffers": ("fopen", "fclose"), "embed": ("dlopen", "pyi_archive_open")}
+WRAPPED: Final = {"buffers": ("fopen", "fclose"), "embed": ("dlopen", "pyi_archive_open")}
 _LIBC: Final = ("m", "dl", "pthread", "rt", "util")
 # What Python imports before it can read an archive.
 EMBEDDED: Final = ("encodings", "encodings.aliases", "encodings.utf_8")
 
 
 class Bootloader(NamedTuple):
-    """A PyInstaller whose bootloader has the fast path: the folder for PYTHONPATH, and whether Python is in it."""
+    """A PyInstaller with a bootloader linked here: the folder for PYTHONPATH, and whether Python is in it."""
 
     folder: Path
     is_embedded: bool
@@ -45,16 +45,16 @@ class Bootloader(NamedTuple):
 
 def find(work: Path) -> tuple[Bootloader | None, str]:
     """Return the best there can be here and '' or why it is not better; None for the published one."""
-    wanted = os.environ.get(OFF_VARIABLE)
-    if wanted == "off":
-        return None, f"{OFF_VARIABLE}=off"
+    wanted = os.environ.get(CHOICE_VARIABLE)
+    if wanted == "published":
+        return None, f"{CHOICE_VARIABLE}=published"
     if sys.platform != "linux":
-        return None, "the fast path is for Linux"
+        return None, "it is linked for Linux alone"
     compiler = shutil.which(os.environ.get("CC") or "cc")
     if compiler is None:
         return None, "there is no C compiler"
     library = None if wanted == "unpack" else _static_library()
-    reason = f"{OFF_VARIABLE}=unpack" if wanted == "unpack" else "this Python has no static library"
+    reason = f"{CHOICE_VARIABLE}=unpack" if wanted == "unpack" else "this Python has no static library"
     if library is not None:
         folder, reason = _find(work, compiler, library)
         if folder is not None:
@@ -78,7 +78,7 @@ def _find(work: Path, compiler: str, library: Path | None) -> tuple[Path | None,
         described = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
     except (metadata.PackageNotFoundError, subprocess.CalledProcessError, OSError) as error:
         return None, str(error)
-    texts = [path.read_bytes() for path in (*sorted(FASTPATH.glob("*.c")), Path(__file__))]
+    texts = [path.read_bytes() for path in (*sorted(SOURCES.glob("*.c")), Path(__file__))]
     digest = hashlib.sha256(b"\0".join([*texts, described]))
     digest.update(f"{version} {platform.machine()} {compiler}".encode())
     if library is not None:
@@ -108,7 +108,7 @@ def _make(folder: Path, compiler: str, version: str, library: Path | None) -> No
                 command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True
             )
 
-        names, flags, linked = ["fastpath", "buffers"], [], []
+        names, flags, linked = ["buffers"], [], []
         if library is not None:
             run([*pip, "download", "--dest", str(folder), *sdist, wanted])
             wanted = str(next(folder.glob("*.tar.gz")))
@@ -121,7 +121,7 @@ def _make(folder: Path, compiler: str, version: str, library: Path | None) -> No
             names.append("embed")
             linked += [str(folder / "modules.o"), *_link(light)]
         for name in names:
-            run([compiler, *FLAGS, *flags, "-c", str(FASTPATH / f"{name}.c"), "-o", f"{name}.o"])
+            run([compiler, *FLAGS, *flags, "-c", str(SOURCES / f"{name}.c"), "-o", f"{name}.o"])
         linked[:0] = [str(folder / f"{name}.o") for name in names]
         linked += [f"-Wl,--wrap={function}" for name in names for function in WRAPPED[name]]
         # Without the cache: pip would keep the altered wheel, and give it to everybody who asks for this version.

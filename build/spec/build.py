@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Final
 
 import bootloader  # beside this file
-import interpreter
 
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parent.parent
@@ -33,7 +32,7 @@ WORK: Final = ROOT / ".work" / "build"
 DIST: Final = ROOT / "dist"
 
 # What a binary is made of, besides Python and the installed packages.
-_SOURCES: Final = ("shim", "build/spec", "build/fastpath", "examples", "pyproject.toml")
+_SOURCES: Final = ("shim", "build/spec", "build/onefile", "examples", "pyproject.toml")
 _PACKAGES: Final = ("pyinstaller", "pyinstaller-hooks-contrib", "protobuf")
 _SHOWN_LINES: Final = 40
 _SCRIPT_SPEC: Final = "script"
@@ -66,30 +65,12 @@ def main(arguments: list[str]) -> int:
         for name in wanted:
             if name not in known:
                 raise BuildError(f"no shim is called {name!r}; there are: {', '.join(known)}")
-        _become_best_python(arguments)
         for name in wanted:
             build(name, is_forced=asked.force)
     except BuildError as error:
         print(f"build: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _become_best_python(arguments: list[str]) -> None:
-    """Go on as the Python whose shims are best, if that is another one."""
-    try:
-        best = interpreter.choose(ROOT)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise BuildError(f"{interpreter.CHOICE_VARIABLE}: {error}") from None
-    if best != Path(sys.executable):
-        os.environ[interpreter.CHOICE_VARIABLE] = "own"
-        os.execv(best, [str(best), __file__, *arguments])  # noqa: S606  (a Python that has been looked at)
-    if sys.version_info < interpreter.PREFERRED[0]:
-        versions = " or ".join(f"{major}.{minor}" for major, minor in interpreter.PREFERRED)
-        print(
-            f"build: with Python {platform.python_version()}; daemons share more memory with {versions}",
-            file=sys.stderr,
-        )
 
 
 def build(name: str, *, is_forced: bool = False, script: Path | None = None) -> Path:
@@ -105,11 +86,11 @@ def build(name: str, *, is_forced: bool = False, script: Path | None = None) -> 
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         revision = _revision()
-        fast, reason = bootloader.find(WORK)
+        linked, reason = bootloader.find(WORK)
         if reason:
-            how = "without the fast path, so launches are slower" if fast is None else "launches are not of the fastest"
-            print(f"build: {how}: {reason}", file=sys.stderr)
-        inputs = _fingerprint(revision, script, fast)
+            how = "with PyInstaller's published bootloader" if linked is None else "Python is unpacked at each launch"
+            print(f"build: {how}, so launches are slower: {reason}", file=sys.stderr)
+        inputs = _fingerprint(revision, script, linked)
         stamp = folder / "stamp"
         if not is_forced and _read(stamp) == _stamp(inputs, binary):
             print(f"{shown} is up to date ({_size(binary)})")
@@ -117,7 +98,7 @@ def build(name: str, *, is_forced: bool = False, script: Path | None = None) -> 
         _check_python()
         began = time.monotonic()
         stamp.unlink(missing_ok=True)
-        _install(_freeze(name, folder, revision, script, fast), binary)
+        _install(_freeze(name, folder, revision, script, linked), binary)
         stamp.write_text(_stamp(inputs, binary))
         seconds = time.monotonic() - began
         print(f"{shown}: {_size(binary)}, built with Python {platform.python_version()} in {seconds:.0f} s")
@@ -137,12 +118,12 @@ def _check_python() -> None:
         )
 
 
-def _freeze(name: str, folder: Path, revision: str, script: Path | None, fast: bootloader.Bootloader | None) -> Path:
+def _freeze(name: str, folder: Path, revision: str, script: Path | None, linked: bootloader.Bootloader | None) -> Path:
     for stale in ("dist", "generated", "work"):  # nothing of an earlier build gets into this one
         shutil.rmtree(folder / stale, ignore_errors=True)
     generated = folder / "generated"
     generated.mkdir()
-    (generated / "shim_revision.py").write_text(f"REVISION = {revision!r}\nHAS_FASTPATH = {fast is not None}\n")
+    (generated / "shim_revision.py").write_text(f"REVISION = {revision!r}\n")
     log = folder / "log"
     command = [sys.executable, "-m", "PyInstaller", "--noconfirm"]
     command += [
@@ -157,8 +138,8 @@ def _freeze(name: str, folder: Path, revision: str, script: Path | None, fast: b
         "SHIM_BUILD_FOLDER": str(folder),
         "SHIM_BUILD_NAME": name,
         "SHIM_BUILD_SCRIPT": str(script or ""),
-        "SHIM_BUILD_EMBEDDED": "1" if fast and fast.is_embedded else "",
-        "PYTHONPATH": os.pathsep.join([*([str(fast.folder)] if fast else []), str(ROOT)]),
+        "SHIM_BUILD_EMBEDDED": "1" if linked and linked.is_embedded else "",
+        "PYTHONPATH": os.pathsep.join([*([str(linked.folder)] if linked else []), str(ROOT)]),
         "PYINSTALLER_CONFIG_DIR": str(folder / "cache"),
         "PYINSTALLER_ZLIB_COMPRESSION_LEVEL": "0",  # modules are read one by one at launch: nothing to inflate
         # The same sources shall give the same bytes.
@@ -201,7 +182,7 @@ def _revision() -> str:
         return ""
 
 
-def _fingerprint(revision: str, script: Path | None, fast: bootloader.Bootloader | None) -> dict[str, str]:
+def _fingerprint(revision: str, script: Path | None, linked: bootloader.Bootloader | None) -> dict[str, str]:
     """Return all that decides what the binary is."""
     digest = hashlib.sha256()
     own = [] if script is None else sorted(script.parent.rglob("*.py"))  # what it may import
@@ -214,7 +195,7 @@ def _fingerprint(revision: str, script: Path | None, fast: bootloader.Bootloader
         "sources": digest.hexdigest(),
         "revision": revision,
         "python": python,
-        "fast": str((fast and fast.folder) or ""),
+        "bootloader": str((linked and linked.folder) or ""),
         **found,
     }
 

@@ -1,21 +1,17 @@
 """How every shim is frozen: one PyInstaller onefile, tuned so that containerd waits as little as possible for it.
 
 Rule: what a launch does not need stays out, and what is in is stored, not compressed, so that unpacking is copying.
-Where Python is in the bootloader (build/fastpath/embed.c) and all else is modules, nothing is unpacked at all.
+Where Python is in the bootloader (build/onefile/embed.c) and all else is modules, nothing is unpacked at all.
 Loaded by the specs, inside PyInstaller; build.py starts that and says through the environment where to work.
 """
 
 from __future__ import annotations
 
 import _imp
-import collections
 import encodings
-import enum
-import functools
 import os
 import pkgutil
 import struct
-import sys
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -35,13 +31,8 @@ MARK: Final = "shim-embedded"
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parent.parent
 
-# Not to be seen by reading imports: what protobuf's C extension is found by and imports itself, what stand-ins import.
+# Not to be seen by reading imports: what protobuf's C extension is found by and imports itself.
 _HIDDEN: Final = [
-    "_sha2" if sys.version_info >= (3, 12) else "_sha256",
-    "_datetime",
-    "_heapq",
-    "_json",
-    "_socket",
     "google._upb._message",
     "google.protobuf.internal.well_known_types",
     "shim_revision",
@@ -111,30 +102,6 @@ _EXCLUDED: Final = [
     "zipfile",
 ]
 
-# For shims whose every import we know: what stands in for modules that cost much and serve for little.
-LIGHT: Final = {
-    "binascii": "stand_in_nothing.py",  # only descriptors that are made by hand need it
-    "collections": "stand_in_collections.py",
-    "datetime": "stand_in_datetime.py",
-    "enum": "stand_in_enum.py",
-    "functools": "stand_in_functools.py",
-    "hashlib": "stand_in_hashlib.py",
-    "json": "stand_in_json.py",
-    "google.protobuf.descriptor_pool": "stand_in_descriptor_pool.py",
-    "google.protobuf.internal.python_message": "stand_in_nothing.py",  # protobuf without its C extension
-    "google.protobuf.internal.well_known_types": "stand_in_well_known_types.py",
-    "google.protobuf.text_encoding": "stand_in_nothing.py",  # the same, and the text format
-    "heapq": "stand_in_heapq.py",
-    "signal": "stand_in_signal.py",
-    "socket": "stand_in_socket.py",
-    "typing": "stand_in_typing.py",
-}
-
-# Modules whose stand-in has a part of them: the real one is there too, as `whole_NAME`, and loaded when something else
-# of it is asked for.  Below, what these import, which PyInstaller does not see any more.
-_WHOLE: Final = (collections, enum, functools)
-_IMPORTED_BY_WHOLE: Final = ("keyword", "operator", "reprlib", "types")
-
 # For shims that log by Python's `logging`.
 LOGGING: Final = frozenset({"logging", "shim.runtime.log_handler", "tokenize"})
 # For shims whose imports nobody here knows: all that is excluded but these, which their imports may bring along.
@@ -143,19 +110,15 @@ ANYTHING: Final = frozenset(_EXCLUDED) - {"shim.cli", "shim.testing", "shim.ttrp
 ASYNCIO: Final = ANYTHING - {"ssl", "_ssl", "_hashlib", "_bz2", "_lzma", "_decimal", "shim.runtime.otel"}
 
 
-def freeze(
-    name: str, script: str, stand_ins: dict[str, str] | None = None, keeps: frozenset[str] = frozenset()
-) -> None:
+def freeze(name: str, script: str, keeps: frozenset[str] = frozenset()) -> None:
     """Freeze `script` (a path below the project, or an absolute one) into the onefile binary `name`.
 
-    `stand_ins` maps modules to files beside this one that are frozen under their names; `keeps` names modules that
-    other shims do without, and this one needs.
+    `keeps` names modules that other shims do without, and this one needs.
     """
     try:
         from google._upb import _message  # noqa: F401
     except ImportError:
         raise SystemExit("protobuf is not installed here, or not with its C extension, which a shim needs") from None
-    stand_ins = stand_ins or {}
     is_embedded = bool(os.environ["SHIM_BUILD_EMBEDDED"])
     generated = Path(os.environ["SHIM_BUILD_FOLDER"]) / "generated"
     marker = generated / UNPACK_MARKER
@@ -172,22 +135,16 @@ def freeze(
         [str(ROOT / script)],
         pathex=[str(ROOT), str(generated)],
         hiddenimports=[
-            *(module for module in (*_HIDDEN, *_IMPORTED_BY_WHOLE) if module not in stand_ins),
+            *_HIDDEN,
             *sorted(module for module in keeps if module.startswith("shim.runtime.")),
         ],
-        excludes=[*(module for module in _EXCLUDED if module not in keeps), *stand_ins, *unused],
+        excludes=[*(module for module in _EXCLUDED if module not in keeps), *unused],
         datas=[(str(marker), ".")],
         optimize=2,
     )
     # Those that are compiled into the interpreter would never be read.
     compiled_in = EMBEDDED if is_embedded else ()
     modules = [entry for entry in analysis.pure if not _imp.is_frozen(entry[0]) and entry[0] not in compiled_in]
-    modules += [(module, str(HERE / file), "PYMODULE-2") for module, file in stand_ins.items()]
-    modules += [
-        (f"whole_{module.__name__}", str(module.__file__), "PYMODULE-2")
-        for module in _WHOLE
-        if module.__name__ in stand_ins
-    ]
     modules.append(("shim_extensions", str(_write_extensions(analysis.binaries, generated)), "PYMODULE-2"))
     binaries, datas = _without_cpp(analysis.binaries, generated), analysis.datas
     if is_embedded:

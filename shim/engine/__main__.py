@@ -22,7 +22,7 @@ def pyrunc(runtime_id: str, flags: Flags, config: Config) -> Shim:
     """
     from shim.engine.shim import RuncShim
 
-    return RuncShim(runtime_id, flags, config._replace(default_log_level="warning", zygote=True))
+    return RuncShim(runtime_id, flags, config._replace(default_log_level="warning"))
 
 
 def main() -> NoReturn:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from shim.engine.config import Config
     from shim.engine.service import Engine
     from shim.runtime.flags import Flags
-    from shim.runtime.rehearsal import Play
     from shim.runtime.serve import Daemon
     from shim.runtime.start import StartOpts
     from shim.ttrpc.service import Service
@@ -104,12 +103,6 @@ class RuncShim(Shim):
         """Return task v2 and v3."""
         self._engine = self.make_engine(daemon)
         return self._engine.services()
-
-    def play(self, folder: str) -> Play:
-        """Run a container that is none."""
-        from shim.engine.rehearsal import play
-
-        return play(folder)
 
     def describe(self) -> Iterable[str]:
         """Yield the state of every container and exec."""

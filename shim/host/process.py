@@ -29,15 +29,6 @@ def unpacked_folder() -> str | None:
     return folder if is_frozen() and isinstance(folder, str) else None
 
 
-_WAS_UNPACKED = unpacked_folder() is not None
-
-
-def forget_unpacked_folder() -> None:
-    """Be a process that never had one: it is removed by another, and all that it held has been loaded."""
-    if hasattr(sys, "_MEIPASS"):
-        del sys._MEIPASS
-
-
 def has_bootloader() -> bool:
     """Say whether our parent is the onefile bootloader that unpacked us, and will remove what it unpacked.
 
@@ -70,7 +61,7 @@ def child_env(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     original = env.pop("LD_LIBRARY_PATH_ORIG", None)
     if original is not None:
         env["LD_LIBRARY_PATH"] = original
-    elif _WAS_UNPACKED:
+    elif unpacked_folder() is not None:
         env.pop("LD_LIBRARY_PATH", None)
     for name in list(env):
         if name.startswith(_FREEZER_PREFIX) or name in _DROPPED:
@@ -86,23 +77,8 @@ def own_command() -> list[str]:
     return [sys.executable, *sys.orig_argv[1:count]]
 
 
-_invoker: list[int] = []
-
-
-def act_for(invoker: int) -> None:
-    """Take `invoker` for who ran us: in a process that was forked to stand in for another."""
-    _invoker[:] = [invoker]
-
-
-def is_stand_in() -> bool:
-    """Say whether this process stands in for another."""
-    return bool(_invoker)
-
-
 def invoker_pid() -> int:
     """Return the pid of who ran us: our parent, or the parent of the onefile bootloader that is our parent."""
-    if _invoker:
-        return _invoker[0]
     parent = os.getppid()
     if not has_bootloader():
         return parent
@@ -113,9 +89,9 @@ def invoker_pid() -> int:
         return parent
 
 
-def find_executable(name: str, path: str | None = None) -> str | None:
+def find_executable(name: str) -> str | None:
     """Return the file that `name` means on PATH (a name with a slash means itself), or None."""
-    folders = [""] if "/" in name else (path or os.environ.get("PATH") or os.defpath).split(os.pathsep)
+    folders = [""] if "/" in name else (os.environ.get("PATH") or os.defpath).split(os.pathsep)
     for folder in folders:
         file = os.path.join(folder, name)
         if os.access(file, os.X_OK) and not os.path.isdir(file):

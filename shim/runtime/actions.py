@@ -12,19 +12,14 @@ from typing import TYPE_CHECKING
 from shim.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from shim.runtime.address import Bound
     from shim.runtime.flags import Flags
     from shim.runtime.shim import Shim
     from shim.runtime.start import Planned, StartOpts
 
 
-def act(shim: Shim, flags: Flags, perform: Callable[[list[str]], int]) -> None:
-    """Do what the flags say.  Raises ShimError or OSError when it fails.
-
-    `perform` does the same for another command line, as a process of its own would, and returns its exit code.
-    """
+def act(shim: Shim, flags: Flags) -> None:
+    """Do what the flags say.  Raises ShimError or OSError when it fails."""
     if flags.info:
         _write_out(_info(shim))
         return
@@ -32,7 +27,7 @@ def act(shim: Shim, flags: Flags, perform: Callable[[list[str]], int]) -> None:
         raise InvalidArgumentError("shim namespace cannot be empty")
     if flags.action == "start":
         _ignore_stop_signals()
-        _write_out(_start(shim, flags, perform))
+        _write_out(_start(shim, flags))
     elif flags.action == "delete":
         _ignore_stop_signals()
         _write_out(_delete(shim, flags))
@@ -81,7 +76,7 @@ def _ignore_stop_signals() -> None:
         signal.signal(signum, signal.SIG_IGN)
 
 
-def _start(shim: Shim, flags: Flags, perform: Callable[[list[str]], int]) -> bytes:
+def _start(shim: Shim, flags: Flags) -> bytes:
     from shim.runtime import bootstrap, legacy
     from shim.runtime.start import StartOpts
 
@@ -108,36 +103,29 @@ def _start(shim: Shim, flags: Flags, perform: Callable[[list[str]], int]) -> byt
             legacy.write_address_file(opts.bundle, text)
         if opts.planned is not None:
             # Last: what fails after it would leave a daemon that nobody knows.
-            _spawn(shim, opts, opts.planned, perform)
+            _spawn(shim, opts, opts.planned)
     except BaseException:
         if opts.planned is not None:
             opts.planned.bound.remove()
         raise
     finally:
         if opts.planned is not None:
-            from shim.runtime import daemon
-
-            if not daemon.is_deferred():
-                opts.planned.bound.listener.close()  # the daemon has its own
+            opts.planned.bound.listener.close()  # the daemon has its own
     return answer
 
 
-def _spawn(shim: Shim, opts: StartOpts, planned: Planned, perform: Callable[[list[str]], int]) -> None:
+def _spawn(shim: Shim, opts: StartOpts, planned: Planned) -> None:
     """Leave a daemon behind.  What it shall inherit is set on this process first, so that it never runs without."""
     from shim.host import process
     from shim.runtime import daemon
 
     bound = planned.bound
     is_forked = daemon.should_fork()
-    if is_forked and process.is_frozen() and not process.is_stand_in():
+    if is_forked and process.is_frozen():
         folder = process.unpacked_folder()
         if folder:
             daemon.load_extensions()
             daemon.sweep_unpacked_folders(folder)
-        if shim.config.zygote:
-            from shim.runtime import zygote
-
-            zygote.leave(shim, perform)  # before anything of this container changes this process
     if opts.debug and not shim.flags.debug:
         shim.flags = shim.flags.with_debug()
     os.environ.update(planned.environment)

@@ -18,17 +18,13 @@ class Config(NamedTuple):
     `default_log_level` is `debug`, `info`, `warning` or `error`; `-debug` on the command line means `debug` whatever
     it says.  `no_setup_logger` leaves Python's `logging` as it is.  `no_reaper` leaves SIGCHLD to the author: nothing
     is waited for, and no exit is told to the monitor.  `no_sub_reaper` lets orphans of the containers go to the
-    system's init; where the system has no subreapers that is so anyway.  `zygote` lets a frozen shim keep a warm copy
-    of a `start` for some time, from which the next daemons are forked (shim/runtime/zygote.py): modules must start no
-    thread when they are imported, and keep nothing of one container, since later daemons would find it; what `services`
-    gives is made there some times for practice, and is asked to answer Connect.
+    system's init; where the system has no subreapers that is so anyway.
     """
 
     no_setup_logger: bool = False
     default_log_level: str = "info"
     no_reaper: bool = False
     no_sub_reaper: bool = False
-    zygote: bool = False
 
     def check(self) -> None:
         """Refuse what makes no sense.

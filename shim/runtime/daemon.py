@@ -49,33 +49,12 @@ def reexec(flags: Flags, bound: Bound) -> int:
     return process.spawn(command[0], command, env, pass_fds=passed, new_group=True, blocked=HELD_SIGNALS)
 
 
-_deferred: list[Callable[[], None]] | None = None
-
-
-def defer() -> list[Callable[[], None]]:
-    """Let `fork` not fork but put the daemon into the returned list, for this process to become it in the end.
-
-    For a worker of the zygote, which is an orphan already.
-    """
-    global _deferred
-    _deferred = []
-    return _deferred
-
-
-def is_deferred() -> bool:
-    """Say whether this process is going to be the daemon itself, with what it has open."""
-    return bool(_deferred)
-
-
 def fork(flags: Flags, bound: Bound, serve: Callable[[], None]) -> int:
     """Go on as the daemon in a child process, and return its pid in this one.
 
     Safe only while this process has one thread, which is so in `start`.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
-    if _deferred is not None:
-        _deferred.append(lambda: _become(flags, serve))
-        return os.getpid()
     return os.fork() or _become(flags, serve)
 
 

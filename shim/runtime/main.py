@@ -39,21 +39,14 @@ def run(
     """
     gc.disable()  # nothing of a short process, nor of a daemon's imports, is garbage; the daemon enables it
     words = sys.argv[1:] if arguments is None else arguments
-    os._exit(_perform(runtime_id, shim, config, words))  # an orderly end costs milliseconds that containerd waits for
-
-
-def _perform(
-    runtime_id: str, shim: Callable[[str, Flags, Config], Shim], config: Config | None, words: list[str]
-) -> int:
-    """Do what the command line says and return the exit code; all that is to be said has been said."""
     code = 1
     try:
         code = _act(runtime_id, shim, config, words)
         sys.stdout.flush()
         sys.stderr.flush()
     except OSError:
-        return code or 1
-    return code
+        code = code or 1
+    os._exit(code)  # an orderly end costs milliseconds that containerd waits for
 
 
 def _act(runtime_id: str, shim: Callable[[str, Flags, Config], Shim], config: Config | None, words: list[str]) -> int:
@@ -75,9 +68,7 @@ def _act(runtime_id: str, shim: Callable[[str, Flags, Config], Shim], config: Co
 
     code = 0
     try:
-        actions.act(
-            shim(runtime_id, flags, config or Config()), flags, lambda again: _perform(runtime_id, shim, config, again)
-        )
+        actions.act(shim(runtime_id, flags, config or Config()), flags)
     except (ShimError, OSError) as error:
         sys.stderr.write(f"{runtime_id}: {_one_line(error)}")
         code = 1

@@ -254,11 +254,6 @@ class LoopDaemon(Daemon):
             self.pool.submit(self._wait)
         self._loop.run()
 
-    def close(self) -> None:
-        """Give back what a daemon leaves to the end of its process; only after `serve`."""
-        self.publisher.close()
-        self._loop.close()
-
     def _wait(self) -> None:
         try:
             self.shim.wait_shim()

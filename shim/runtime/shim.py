@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from shim.runtime.exit_signal import ExitSignal
     from shim.runtime.flags import Flags
     from shim.runtime.publisher import RemotePublisher
-    from shim.runtime.rehearsal import Play
     from shim.runtime.serve import Daemon
     from shim.runtime.task import Task
     from shim.ttrpc.service import Service
@@ -130,14 +129,6 @@ class Shim(AnyShim):
         from shim.runtime.serve import serve
 
         return serve
-
-    def play(self, folder: str) -> Play:
-        """Yield what a daemon is asked in a rehearsal, from its first call to its last, without an effect on others.
-
-        Each is a service, a method and an encoded request, for which the encoded response comes back.  `folder` is for
-        whatever that needs, and removed in the end.  See `shim.runtime.rehearsal`.
-        """
-        yield "containerd.task.v2.Task", "Connect", b""
 
     # In `delete` and `-info`
 

@@ -11,7 +11,6 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -24,8 +23,6 @@ from tests.bench.setting import Mode, Side
 
 _GIB: Final = 1 << 30
 _STATE_CALLS: Final = 500
-# As long as a zygote takes to have its next spare ready, which is part of what a launch costs.
-_SPARE_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +44,11 @@ class Case:
 class Bench:
     """The cases, bound to one containerd in one mode; a context manager."""
 
-    def __init__(self, containers: Containers, mode: Mode, environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(self, containers: Containers, mode: Mode, environment: Mapping[str, str]) -> None:
         self._containers = containers
         self._mode = mode
         self._environment = environment
-        self._folder = folder
-        self._launcher = Launcher(containers.containerd, environment, folder / "by-hand")
+        self._launcher = Launcher(containers.containerd, environment, "by-hand")
         self._living: dict[str, str] = {}
         self._meters: dict[str, tuple[PeakCgroup, Launcher]] = {}
         self._callers: dict[str, tuple[Caller, str]] = {}
@@ -71,22 +67,20 @@ class Bench:
         ours = next(side for side in sides if side.name == OURS)
         crowd = [Side(name, ours.runtime, ours.shim, ours.service) for name in (ALONE, OURS)]
         cases = [
-            Case(("size",), Mode.WARM, 1, 1, 0, self.size),
-            Case(("start", "connect"), Mode.WARM, 60, 10, 3, self.launch),
-            Case(("version",), Mode.WARM, 60, 10, 2, self.version),
-            Case(("delete",), Mode.WARM, 30, 5, 1, self.delete),
-            Case(("run",), Mode.WARM, 40, 5, 2, self.run),
-            Case(("exec",), Mode.WARM, 40, 5, 2, self.exec),
-            Case(("state", "state-asleep"), Mode.WARM, 40, 5, 1, self.state),
-            Case(("peak", "daemon-peak"), Mode.WARM, 10, 3, 2, self.peak),
-            Case(("burst",), Mode.WARM, 9, 1, 1, self.burst),
-            Case(("stdout",), Mode.WARM, 7, 1, 1, self.stdout),
-            Case(("pss-1",), Mode.WARM, 5, 1, 0, lambda side: {"pss-1": self.pss(side, 1)}),
-            Case((f"pss-{MANY}",), Mode.WARM, 3, 0, 0, lambda side: {f"pss-{MANY}": self.pss(side, MANY)}),
+            Case(("size",), Mode.SPLIT, 1, 1, 0, self.size),
+            Case(("start", "connect"), Mode.SPLIT, 60, 10, 3, self.launch),
+            Case(("version",), Mode.SPLIT, 60, 10, 2, self.version),
+            Case(("delete",), Mode.SPLIT, 30, 5, 1, self.delete),
+            Case(("run",), Mode.SPLIT, 40, 5, 2, self.run),
+            Case(("exec",), Mode.SPLIT, 40, 5, 2, self.exec),
+            Case(("state", "state-asleep"), Mode.SPLIT, 40, 5, 1, self.state),
+            Case(("peak", "daemon-peak"), Mode.SPLIT, 10, 3, 2, self.peak),
+            Case(("burst",), Mode.SPLIT, 9, 1, 1, self.burst),
+            Case(("stdout",), Mode.SPLIT, 7, 1, 1, self.stdout),
+            Case(("pss-1",), Mode.SPLIT, 5, 1, 0, lambda side: {"pss-1": self.pss(side, 1)}),
+            Case((f"pss-{MANY}",), Mode.SPLIT, 3, 0, 0, lambda side: {f"pss-{MANY}": self.pss(side, MANY)}),
             Case((f"dense-{MANY}",), Mode.DENSE, 3, 0, 0, lambda side: {f"dense-{MANY}": self.pss(side, MANY)}),
             Case(("crowd",), Mode.DENSE, 20, 0, 1, self.crowd, crowd),
-            Case(("plain-start",), Mode.PLAIN, 20, 5, 1, self.plain_start),
-            Case(("plain-run",), Mode.PLAIN, 20, 5, 1, self.plain_run),
         ]
         return [case for case in cases if case.mode is self._mode]
 
@@ -103,10 +97,6 @@ class Bench:
         launch = self._launcher.launch(side)
         return {"start": launch.start_ms, "connect": launch.answered_ms}
 
-    def plain_start(self, side: Side) -> Mapping[str, float]:
-        """`start` where there is no zygote: what the first one after a reboot takes."""
-        return {"plain-start": self._launcher.launch(side).start_ms}
-
     def delete(self, side: Side) -> Mapping[str, float]:
         """`delete`, as containerd does it after every task."""
         return {"delete": self._launcher.delete(side.shim)}
@@ -114,10 +104,6 @@ class Bench:
     def run(self, side: Side) -> Mapping[str, float]:
         """A whole container life, as a user sees it."""
         return {"run": self._containers.life_ms(side)}
-
-    def plain_run(self, side: Side) -> Mapping[str, float]:
-        """That without a zygote."""
-        return {"plain-run": self._containers.life_ms(side)}
 
     def exec(self, side: Side) -> Mapping[str, float]:
         """A process in a container that is already there."""
@@ -136,13 +122,12 @@ class Bench:
             }
 
     def peak(self, side: Side) -> Mapping[str, float]:
-        """What a `start` adds to memory at its peak, with daemon, zygote and the zygote's next spare."""
+        """What a `start` adds to memory at its peak, with the daemon."""
         meter, launcher = self._meter(side)
         resident = 0.0
 
         def look(pid: int) -> None:
             nonlocal resident
-            time.sleep(_SPARE_S)
             resident = peak_resident_mb(pid)
 
         meter.settle()
@@ -172,11 +157,8 @@ class Bench:
         return {"stdout": elapsed}
 
     def pss(self, side: Side, count: int) -> float:
-        """Memory of all that runs the shim's executable, zygote and spare too, with containers of this side only."""
+        """Memory of all that runs the shim's executable, with containers of this side only."""
         self._end_living()
-        # Of zygotes only containerd's own is counted.
-        for launcher in (self._launcher, *(launcher for _, launcher in self._meters.values())):
-            launcher.end_zygotes()
         names = [self._containers.detached(side) for _ in range(count)]
         held = self._containers.settled_pss_mb(side)
         self._containers.remove(names)
@@ -210,9 +192,5 @@ class Bench:
         if side.name not in self._meters:
             containerd = self._containers.containerd
             meter = self._cleanup.enter_context(PeakCgroup(f"{containerd.namespace}-peak-{side.name}"))
-            # A zygote serves only callers of its own cgroup: so this has one of its own.
-            zygotes = self._folder / f"peak-{side.name}"
-            launcher = Launcher(containerd, self._environment, zygotes, meter.prefix)
-            self._cleanup.callback(launcher.end_zygotes)
-            self._meters[side.name] = meter, launcher
+            self._meters[side.name] = meter, Launcher(containerd, self._environment, f"peak-{side.name}", meter.prefix)
         return self._meters[side.name]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
-from shim.testing.containerd import RUNTIME, Containerd
-from shim.testing.leftovers import processes, processes_of, runs_shim
+from shim.testing.containerd import Containerd
+from shim.testing.leftovers import processes_of, runs_shim
 from tests.bench.launch import POD
 from tests.bench.memory import pss_mb
 from tests.bench.setting import Side
@@ -20,11 +19,10 @@ _SETTLE_S: Final = 1.0
 
 
 class Containers:
-    """All containers that are made here; `zygotes` is the folder below which those of our shim listen."""
+    """All containers that are made here."""
 
-    def __init__(self, containerd: Containerd, zygotes: Path) -> None:
+    def __init__(self, containerd: Containerd) -> None:
         self.containerd = containerd
-        self._zygotes = zygotes
         self._serial = 0
 
     def name(self) -> str:
@@ -71,8 +69,6 @@ class Containers:
         pids = {process.pid for process in found if runs_shim(process, (side.shim.name,))}
         if not pids:
             raise RuntimeError(f"no process runs {side.shim.name}")
-        if side.runtime == RUNTIME:
-            pids |= {process.pid for process in processes() if str(self._zygotes) in "".join(process.arguments[2:])}
         return pss_mb(pids)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from tests.bench.calls import Caller, socket_in
@@ -35,9 +34,9 @@ class Line(NamedTuple):
 
 
 LINES: Final[Sequence[Line]] = (
-    Line(GO, GO, Mode.WARM),
-    Line(f"{GO}, one pod", GO, Mode.WARM, "crowd"),
-    Line(OURS, OURS, Mode.WARM),
+    Line(GO, GO, Mode.SPLIT),
+    Line(f"{GO}, one pod", GO, Mode.SPLIT, "crowd"),
+    Line(OURS, OURS, Mode.SPLIT),
     Line(f"{OURS}, one daemon", OURS, Mode.DENSE),
 )
 
@@ -47,7 +46,7 @@ def lines(mode: Mode, sides: Sequence[Side]) -> list[tuple[Line, Side]]:
     named = {side.name: side for side in sides}
     known = [(line, named[line.side]) for line in LINES if line.mode is mode]
     others = [side for name, side in named.items() if name not in {line.side for line in LINES}]
-    return known + [(Line(side.name, side.name, mode), side) for side in others if mode is Mode.WARM]
+    return known + [(Line(side.name, side.name, mode), side) for side in others if mode is Mode.SPLIT]
 
 
 def grow(
@@ -55,11 +54,10 @@ def grow(
     side: Side,
     containers: Containers,
     environment: Mapping[str, str],
-    folder: Path,
     counts: Sequence[int] = COUNTS,
 ) -> Iterator[Step]:
     """Yield what each count of containers costs."""
-    launcher = Launcher(containers.containerd, environment, folder / "grow")
+    launcher = Launcher(containers.containerd, environment, "grow")
     names: list[str] = []
     try:
         for count in counts:
@@ -76,7 +74,6 @@ def grow(
             }
     finally:
         containers.remove(names)
-        launcher.end_zygotes()
         shutil.rmtree(containers.containerd.folder / "bundles", ignore_errors=True)
 
 
@@ -95,7 +92,7 @@ def _start(launcher: Launcher, line: Line, side: Side) -> Callable[[], float]:
 
 
 def _samples(one: Callable[[], float]) -> list[float]:
-    one()  # the first leaves a zygote, where there is one
+    one()
     return [one() for _ in range(_SAMPLES)]
 
 

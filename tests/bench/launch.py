@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from shim.runtime.zygote_protocol import FOLDER_VARIABLE
 from shim.testing.containerd import Containerd
-from shim.testing.leftovers import processes
 from tests.bench.calls import Caller, socket_of
 from tests.bench.setting import Side
 
@@ -55,16 +52,16 @@ class Launch:
 class Launcher:
     """Launches shims against one containerd; every launch has a bundle and an id of its own.
 
-    `environment` is the mode's; `zygotes` is where those of these launches listen, since a zygote serves one parent.
-    `prefix` is a command that runs the shim as the process that it is itself.
+    `environment` is the mode's; `name` begins the ids.  `prefix` is a command that runs the shim as the process that it
+    is itself.
     """
 
     def __init__(
-        self, containerd: Containerd, environment: Mapping[str, str], zygotes: Path, prefix: Sequence[str] = ()
+        self, containerd: Containerd, environment: Mapping[str, str], name: str, prefix: Sequence[str] = ()
     ) -> None:
         self._containerd = containerd
-        self._zygotes = zygotes
-        self._environment = {**environment, FOLDER_VARIABLE: str(zygotes)}
+        self._name = name
+        self._environment = dict(environment)
         self._prefix = list(prefix)
         self._serial = 0
 
@@ -77,15 +74,6 @@ class Launcher:
         if ended.returncode:
             raise RuntimeError(f"{shim} -v ended with {ended.returncode}")
         return elapsed
-
-    def end_zygotes(self) -> None:
-        """End the zygotes that starts by hand have left, and wait until they are gone."""
-        shutil.rmtree(self._zygotes, ignore_errors=True)
-        deadline = time.monotonic() + _TIMEOUT_S
-        while any(str(self._zygotes) in "".join(process.arguments[2:]) for process in processes()):
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"the zygote of {self._zygotes} did not end")
-            time.sleep(0.01)
 
     def launch(self, side: Side, look: Callable[[int], None] | None = None) -> Launch:
         """Do `start`, the first call, and after the clock has stopped `look` at the daemon's pid, and a Shutdown."""
@@ -128,7 +116,7 @@ class Launcher:
 
     def _bundle(self, pod: str = "") -> tuple[str, Path]:
         self._serial += 1
-        container = f"{self._zygotes.name}{self._serial}"
+        container = f"{self._name}{self._serial}"
         self._containerd.remember(container)
         bundle = self._containerd.folder / "bundles" / container
         (bundle / "rootfs").mkdir(parents=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -46,12 +45,8 @@ def measure(release: Release, wanted: Wanted, listener: Listener) -> ReleaseFigu
     found: ReleaseFigures = {"containerd": release.version, "rows": [], "growth": [], "unmeasured": {}}
     shims = sides(release, wanted.ours, _rust_shim(release, listener) if wanted.rust else None)
     for mode in Mode:
-        # Zygotes of its own, so that all of them are known and none is left.
-        folder = Path(tempfile.mkdtemp(prefix="zb-", dir="/tmp"))
-        try:
-            _measure_mode(release, wanted, listener, found, mode, shims, folder)
-        finally:
-            shutil.rmtree(folder)
+        with tempfile.TemporaryDirectory(prefix="shim-bench-") as folder:
+            _measure_mode(release, wanted, listener, found, mode, shims, Path(folder))
     order = list(ROWS)
     found["rows"].sort(key=lambda row: order.index(row["name"]))
     return found
@@ -69,8 +64,8 @@ def _measure_mode(
     variables = environment(mode, folder)
     path = list(dict.fromkeys(side.shim.parent for side in shims if side.name != GO))
     containerd = Containerd(release, path, environment=dict(variables))
-    containers = Containers(containerd, folder)
-    bench = Bench(containers, mode, variables, folder)
+    containers = Containers(containerd)
+    bench = Bench(containers, mode, variables)
     cases = [case for case in bench.cases(shims) if _is_wanted(case, wanted)]
     lines = growth.lines(mode, shims) if wanted.growth else []
     counts = growth.COUNTS[:2] if wanted.quick else growth.COUNTS
@@ -89,7 +84,7 @@ def _measure_mode(
                 for row in rows:
                     listener.row(row)
         for line, side in lines:
-            for step in growth.grow(line, side, containers, variables, folder, counts):
+            for step in growth.grow(line, side, containers, variables, counts):
                 found["growth"].append(step)
                 listener.step(step)
     for what in containerd.left_behind:

@@ -1,7 +1,7 @@
 """Memory of processes: what a set of them holds, and what a launch adds at its peak.
 
 Held is PSS: shared pages count by the share of each.  The peak comes from a memory cgroup, which counts a page once,
-for the process that made it: so what a zygote shares with its forks is no news, and nothing is missed between looks.
+for the process that made it: so what a daemon shares with its `start` is no news, and nothing is missed between looks.
 """
 
 from __future__ import annotations

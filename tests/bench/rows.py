@@ -49,7 +49,5 @@ ROWS: Final[Mapping[str, Row]] = MappingProxyType(
         "daemon-peak": Row("peak resident set of a new daemon", "MB"),
         "crowd": Row(f"one State call, p50, {CROWD} containers in our daemon", "µs", 1.2, base=ALONE),
         "size": Row("binary on disk", "MB", 1.0),
-        "plain-start": Row("`start` until exit, ours without zygote", "ms", limit=35.0),
-        "plain-run": Row("`ctr run --rm … true`, ours without zygote", "ms", 1.35),
     }
 )

@@ -1,6 +1,6 @@
 """What our shim is told by its environment, and the sides that are compared.
 
-Rule: the one place that switches the zygote on and off and groups containers; containerds and starts by hand use it.
+Rule: the one place that says how ours groups containers; containerds and starts by hand use it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from shim.runtime.zygote_protocol import FOLDER_VARIABLE, SWITCH_VARIABLE
 from shim.testing.containerd import GO_RUNTIME, RUNTIME
 from shim.testing.releases import Release
 from tests.bench.rows import GO, OURS, RUST
@@ -23,9 +22,8 @@ RUST_RUNTIME: Final = "io.containerd.runc.v2-rs"
 class Mode(Enum):
     """How ours is configured; the value names it in output."""
 
-    WARM = "with zygote, a daemon for each container"
-    PLAIN = "without zygote"
-    DENSE = "with zygote, one daemon for the namespace"
+    SPLIT = "a daemon for each container"
+    DENSE = "one daemon for the namespace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +47,9 @@ def sides(release: Release, ours: Path, rust: Path | None) -> Sequence[Side]:
 
 
 def environment(mode: Mode, folder: Path) -> dict[str, str]:
-    """Return the variables of a mode; zygotes listen below `folder`, so that all of them are known and none is left."""
+    """Return the variables of a mode; a configuration file of its own is put into `folder`."""
     config = ""  # the host's own is not ours to measure
     if mode is Mode.DENSE:
         config = str(folder / "dense.toml")
         Path(config).write_text('grouping = "namespace"\n')
-    return {
-        CONFIG_VARIABLE: config,
-        FOLDER_VARIABLE: str(folder / "containerd"),
-        SWITCH_VARIABLE: "off" if mode is Mode.PLAIN else "on",
-    }
+    return {CONFIG_VARIABLE: config}

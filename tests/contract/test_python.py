@@ -11,22 +11,10 @@ from tests.fakes import ROOT
 
 FORKS: Final = {"os.fork", "os.forkpty", "pty.fork", "os.system", "os.popen", "preexec_fn", "multiprocessing"}
 WAITS: Final = {"os.wait", "os.wait3", "os.wait4", "os.waitpid", "os.waitid"}
-# `start`, which has one thread then and becomes the daemon by it; and the zygote, its rehearsals and its spares, all of
-# which have one thread.
-MAY_FORK: Final = {
-    "shim/engine/rehearsal.py",
-    "shim/runtime/daemon.py",
-    "shim/runtime/zygote.py",
-    "shim/runtime/zygote_spares.py",
-}
-# In a rehearsal after its daemon and reaper have ended.
+# `start`, which has one thread then and becomes the daemon by it.
+MAY_FORK: Final = {"shim/runtime/daemon.py"}
 # idmap's child has ended before it is known, sends no signal, and is seen by no wait for just any child.
-MAY_WAIT: Final = {
-    "shim/host/idmap.py",
-    "shim/runtime/reaper.py",
-    "shim/runtime/rehearsal.py",
-    "shim/runtime/zygote_spares.py",
-}
+MAY_WAIT: Final = {"shim/host/idmap.py", "shim/runtime/reaper.py"}
 
 
 def find_calls(source: str, names: set[str]) -> Iterator[str]:

@@ -27,7 +27,6 @@ from shim.testing import EventService, FakeContainerd, image, sweep
 from shim.testing.leftovers import SOCKET_FOLDER, Leftovers, Process, Scope, processes_of, read_process, socket_name
 from tests.integration.client import TaskClient, wait_until
 from tests.integration.conftest import FROZEN, PROJECT, SHIM
-from tests.integration.paths import launch_path, only_zygote
 
 RUNTIME_ID: Final = "io.containerd.pyrunc.v1"
 OPTIONS_TYPE: Final = "containerd.runc.v1.Options"
@@ -36,7 +35,7 @@ _NAMESPACES: Final = ("pid", "mount", "ipc", "uts")
 
 
 def find_program(kind: str, folder: Path) -> Path:
-    """Return the shim of a kind (`frozen`, `zygote` or `unfrozen`); fails the test when it has not been built."""
+    """Return the shim of a kind (`frozen` or `unfrozen`); fails the test when it has not been built."""
     if kind != "unfrozen":
         if not os.access(FROZEN, os.X_OK):
             pytest.fail(f"there is no dist/{SHIM}: build it with ./just build, or use --shim=unfrozen", pytrace=False)
@@ -58,26 +57,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Return the shim under test, and launch it on its path."""
-    program = find_program(request.param, tmp_path_factory.mktemp("unfrozen"))
-    with launch_path(request.param) as zygotes:
-        if request.param == "zygote":
-            warm(program, zygotes)
-        yield program
-
-
-def warm(program: Path, zygotes: Path) -> int:
-    """Do a `start` that leaves a zygote, and return the pid of that."""
-    hand = Hand(program)
-    try:
-        hand.serve("warm")
-        pid = only_zygote(zygotes)
-    finally:
-        left = hand.close()
-
-    assert [] == left
-    return pid
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the shim under test."""
+    return find_program(request.param, tmp_path_factory.mktemp("unfrozen"))
 
 
 @pytest.fixture

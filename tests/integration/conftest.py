@@ -1,4 +1,4 @@
-"""Tests under real containerds, chosen by `--containerd=1.6|1.7|2.1|all|1.6,2.1` and `--shim=frozen,unfrozen,zygote`.
+"""Tests under real containerds, chosen by `--containerd=1.6|1.7|2.1|all|1.6,2.1` and `--shim=frozen,unfrozen`.
 
 Each release with each kind of shim is one private containerd, started once and shared by all tests. A test names its
 containers with `name` and leaves no task; at the end of each containerd nothing at all may be left. What is missing on
@@ -26,7 +26,6 @@ from shim.testing.containerd import Containerd
 from shim.testing.events import EventLog
 from shim.testing.releases import Release, ReleaseError
 from tests.integration.client import Fifo, Guests, TaskClient, shim_address, wait_until
-from tests.integration.paths import DEFAULT_KINDS, KINDS, launch_path
 
 __all__ = ["KINDS", "Flavour", "TaskClient", "shim_address", "wait_until"]
 
@@ -35,6 +34,7 @@ SHIM: Final = "containerd-shim-pyrunc-v1"
 FROZEN: Final = PROJECT / "dist" / SHIM
 # Generous, for a busy machine of two cores; the first test on a containerd pays for its start too.
 TIMEOUT_S: Final = 120
+KINDS: Final = ("frozen", "unfrozen")
 
 
 # What to run against.
@@ -58,14 +58,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--containerd", default="1.6", help="releases to test under: 1.6, 1.7, 2.1, all, a folder, or 1.6,2.1"
     )
-    group.addoption("--shim", default=",".join(DEFAULT_KINDS), help="kinds of shim to test: " + ", ".join(KINDS))
+    group.addoption("--shim", default=",".join(KINDS), help="kinds of shim to test: " + ", ".join(KINDS))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test that uses a containerd once for each flavour."""
     if "flavour" in metafunc.fixturenames:
         config = metafunc.config
-        chosen = flavours(config.getoption("containerd", "1.6"), config.getoption("shim", ",".join(DEFAULT_KINDS)))
+        chosen = flavours(config.getoption("containerd", "1.6"), config.getoption("shim", ",".join(KINDS)))
         metafunc.parametrize("flavour", chosen, indirect=True, ids=str, scope="session")
 
 
@@ -100,11 +100,10 @@ def flavours(keys: str, kinds: str) -> tuple[Flavour, ...]:
 
 
 @pytest.fixture(scope="session")
-def flavour(request: pytest.FixtureRequest) -> Iterator[Flavour]:
-    """Return which kind of shim is tested under which release, and launch all shims on its path."""
+def flavour(request: pytest.FixtureRequest) -> Flavour:
+    """Return which kind of shim is tested under which release."""
     chosen: Flavour = request.param
-    with launch_path(chosen.kind):
-        yield chosen
+    return chosen
 
 
 @pytest.fixture(scope="session")

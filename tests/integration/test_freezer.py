@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 
 from tests.integration.archive import needed
+from tests.integration.compiled import compile_program
 from tests.integration.conftest import PROJECT
-from tests.integration.scripted import compile_program
 
 Libraries = tuple[Path, Path]
 

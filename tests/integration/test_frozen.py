@@ -6,7 +6,6 @@ has Python in its bootloader unpacks nothing; continuous integration runs these 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -24,10 +23,9 @@ from shim.api import runc_options_pb2, task_v2_pb2, task_v3_pb2, types_pb2
 from shim.runtime.daemon import UNPACK_MARKER
 from shim.ttrpc import Code, Rpc, RpcError
 from tests.integration.archive import contents, needed, unpacks
-from tests.integration.byhand import RUNTIME_ID, Hand, find_program, finish, wait_gone, warm
+from tests.integration.byhand import RUNTIME_ID, Hand, find_program, finish, wait_gone
 from tests.integration.client import descriptors
 from tests.integration.conftest import PROJECT, SHIM, wait_until
-from tests.integration.paths import launch_path
 
 MAX_BYTES: Final = 14_000_000
 ROOMS: Final = ("engine", "host", "runtime", "ttrpc")
@@ -47,23 +45,19 @@ LIBC: Final = re.compile(r"(libc|libm|libdl|libpthread|librt|libutil)\.so\.\d+|l
 
 
 @pytest.fixture(scope="session")
-def binary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Return the binary under test, which is launched on the plain path."""
-    with launch_path("frozen"):
-        yield find_program("frozen", tmp_path_factory.mktemp("none"))
+def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the binary under test."""
+    return find_program("frozen", tmp_path_factory.mktemp("none"))
 
 
-@pytest.fixture(params=["fork", "reexec", "zygote"])
+@pytest.fixture(params=["fork", "reexec"])
 def hand(binary: Path, request: pytest.FixtureRequest) -> Iterator[Hand]:
     """Return a hand to run the binary with; in the end nothing may be left of what it started or unpacked."""
-    with contextlib.ExitStack() as stack:
-        if request.param == "zygote":
-            warm(binary, stack.enter_context(launch_path("zygote")))
-        hand = Hand(binary, "" if request.param == "zygote" else request.param)
-        try:
-            yield hand
-        finally:
-            left = hand.close()
+    hand = Hand(binary, request.param)
+    try:
+        yield hand
+    finally:
+        left = hand.close()
 
     assert [] == left
 

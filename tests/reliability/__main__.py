@@ -16,14 +16,11 @@ from tests.reliability import scenarios
 def main() -> int:
     """Run all scenarios and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability", description="Launches under fire.")
-    parser.add_argument("--starts", type=int, default=10_000, help="with the zygote killed at random (default 10000)")
-    parser.add_argument("--at-once", type=int, default=200, help="from cold (default 200)")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--starts", type=int, default=10_000, help="some at a time (default 10000)")
+    parser.add_argument("--at-once", type=int, default=200, help="all at the same time (default 200)")
     parser.add_argument("--binary", type=Path, default=FROZEN, help=f"default {FROZEN}")
     options = parser.parse_args()
-    for name, tally, seconds in scenarios.all_of(
-        options.binary.absolute(), options.starts, options.at_once, options.seed
-    ):
+    for name, tally, seconds in scenarios.all_of(options.binary.absolute(), options.starts, options.at_once):
         counts = ", ".join(f"{count} {what}" for what, count in sorted(tally.items()))
         sys.stdout.write(f"{name:<45} {counts} ({seconds:.0f} s)\n")
         sys.stdout.flush()

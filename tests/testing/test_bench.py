@@ -87,7 +87,7 @@ def test_a_plot_is_well_formed_and_has_every_row() -> None:
     text = " ".join(root.itertext())
 
     assert root.tag.endswith("svg")
-    assert [] == [name for name in ("start", "size", "plain-run") if ROWS[name].title.replace("`", "") not in text]
+    assert [] == [name for name in ("start", "size", "burst") if ROWS[name].title.replace("`", "") not in text]
 
 
 def test_publishing_renews_what_is_between_the_marks(tmp_path: Path) -> None:

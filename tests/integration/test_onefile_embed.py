@@ -1,4 +1,4 @@
-"""The bootloader's other two parts in C: libraries from the binary itself, and wide buffers; both under sanitizers."""
+"""The onefile's bootloader, its parts in C: libraries from the binary itself, and wide buffers; under sanitizers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Final
 
 import pytest
 
+from tests.integration.compiled import HARNESS, LIMIT_S, SANITIZERS, compile_program
 from tests.integration.conftest import PROJECT
-from tests.integration.scripted import HARNESS, LIMIT_S, SANITIZERS, compile_program
 
-FASTPATH: Final = PROJECT / "build/fastpath"
+SOURCES: Final = PROJECT / "build/onefile"
 MARK: Final = ("shim-embedded", "a", b"")
 OPENED: Final = ["_PYI_ARCHIVE_FILE=the binary", "_PYI_PARENT_PROCESS_LEVEL=-1"]
 
@@ -24,7 +24,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a program that loads libraries through embed.c."""
     wraps = ("-Wl,--wrap=dlopen", "-Wl,--wrap=pyi_archive_open", f"-I{HARNESS / 'stubs'}")
     target = tmp_path_factory.mktemp("embed") / "loads"
-    return compile_program(target, FASTPATH / "embed.c", HARNESS / "loads.c", flags=(*SANITIZERS, *wraps))
+    return compile_program(target, SOURCES / "embed.c", HARNESS / "loads.c", flags=(*SANITIZERS, *wraps))
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_wide_buffers_change_no_byte(tmp_path: Path) -> None:
     """Of files of any size, one of them wider than a buffer, while others are open too."""
     wraps = ("-Wl,--wrap=fopen", "-Wl,--wrap=fclose")
     program = compile_program(
-        tmp_path / "copies", FASTPATH / "buffers.c", HARNESS / "copies.c", flags=(*SANITIZERS, *wraps)
+        tmp_path / "copies", SOURCES / "buffers.c", HARNESS / "copies.c", flags=(*SANITIZERS, *wraps)
     )
     files = [tmp_path / str(size) for size in (0, 1, 8191, 262144, 700001)]
     for file in files:

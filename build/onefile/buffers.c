@@ -1,5 +1,5 @@
-/* Wide buffers for the files that PyInstaller's bootloader unpacks, which is most of what a launch without the fast path
- * costs: libpython alone has 7 MB, and stdio would write it in blocks of 4 KiB.
+/* Wide buffers for the files that PyInstaller's bootloader unpacks, which is most of what a launch that
+ * unpacks costs: libpython alone has 7 MB, and stdio would write it in blocks of 4 KiB.
  *
  * The linker puts these functions in the place of fopen and fclose (build/spec/bootloader.py: --wrap), so the bootloader
  * itself stays as it is.  It writes one file at a time, and opens what it copies from afterwards; what it reads at other
