@@ -1,9 +1,7 @@
 """libc.spawn, in both of its makings: what a child gets, what a failure says; no thread waits, and nothing is left."""
 
 import errno
-import fcntl
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -16,6 +14,7 @@ import pytest
 from shim.host import process
 from tests.fakes import PATIENCE_S, open_descriptors, wait_until
 from tests.libc_calls import Calls
+from tests.slow_exec import SlowProgram
 
 STATUS: Final = ("cat", "/proc/self/status")
 
@@ -52,20 +51,11 @@ def end_of(child: tuple[int, int]) -> int:
 
 
 @pytest.fixture
-def slow(tmp_path: Path) -> Iterator[int]:
-    """Make tmp_path/"slow", whose exec does not end before the returned descriptor's lease on it does."""
-    program = tmp_path / "slow"
-    shutil.copy("/bin/true", program)
-    fd = os.open(program, os.O_RDONLY)
-    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # which ends nothing, unlike SIGIO
-    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-    yield fd
-    os.close(fd)
-
-
-def is_exec_waiting(fd: int) -> bool:
-    """Say whether an exec is waiting for the end of the lease at this moment."""
-    return fcntl.fcntl(fd, fcntl.F_GETLEASE) != fcntl.F_WRLCK
+def slow(tmp_path: Path) -> Iterator[SlowProgram]:
+    """Return a program whose exec has to be let go."""
+    program = SlowProgram(tmp_path)
+    yield program
+    program.let_go()
 
 
 class SpawnThread(threading.Thread):
@@ -249,14 +239,14 @@ def test_wrong_arguments_are_refused(calls: Calls) -> None:
     assert {} == process.find_descendants(os.getpid())
 
 
-def test_other_threads_go_on_while_an_exec_is_slow(calls: Calls, tmp_path: Path, slow: int) -> None:
+def test_other_threads_go_on_while_an_exec_is_slow(calls: Calls, slow: SlowProgram) -> None:
     """This one would not get to know that the exec waits, and could not let it go on."""
-    thread = SpawnThread(calls, tmp_path / "slow")
+    thread = SpawnThread(calls, slow.path)
     thread.start()
-    assert wait_until(lambda: is_exec_waiting(slow))
+    assert wait_until(slow.is_waiting)
     told, children = thread.told_pid, [*process.find_descendants(os.getpid())]
     is_alive = thread.is_alive()
-    fcntl.fcntl(slow, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    slow.let_go()
     thread.join(PATIENCE_S)
 
     assert is_alive
@@ -265,13 +255,11 @@ def test_other_threads_go_on_while_an_exec_is_slow(calls: Calls, tmp_path: Path,
     assert 0 == end_of(thread.child)
 
 
-def test_a_child_that_is_killed_before_its_exec_is_a_child_that_was_killed(
-    calls: Calls, tmp_path: Path, slow: int
-) -> None:
+def test_a_child_that_is_killed_before_its_exec_is_a_child_that_was_killed(calls: Calls, slow: SlowProgram) -> None:
     """There is no failure to tell of, and its exit has yet to be collected."""
-    thread = SpawnThread(calls, tmp_path / "slow")
+    thread = SpawnThread(calls, slow.path)
     thread.start()
-    assert wait_until(lambda: is_exec_waiting(slow))
+    assert wait_until(slow.is_waiting)
     (pid,) = process.find_descendants(os.getpid())
     os.kill(pid, signal.SIGKILL)
     thread.join(PATIENCE_S)
