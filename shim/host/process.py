@@ -1,21 +1,19 @@
 """Processes: how this one was started, and the one place where children are spawned.
 
 Rule: every child gets its environment from `child_env`, default signals, an empty signal mask, and only the descriptors
-named; all else is close-on-exec.  posix_spawn, since forking a threaded process is unsafe.
+named; all else is close-on-exec.  Nothing is forked: that is unsafe in a process with threads.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 # What PyInstaller's bootloader sets for itself, and what must not change the meaning of an engine's own start.
 _FREEZER_PREFIX = "_PYI_"
 _DROPPED = frozenset({"NOTIFY_SOCKET", "PYINSTALLER_RESET_ENVIRONMENT", "PYINSTALLER_SUPPRESS_SPLASH_SCREEN"})
-_DEFAULTS = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
 
 
 def is_frozen() -> bool:
@@ -99,6 +97,27 @@ def find_executable(name: str) -> str | None:
     return None
 
 
+class Spawned(NamedTuple):
+    """A child: its pid, and a close-on-exec descriptor of it, -1 where the system has none to give."""
+
+    pid: int
+    pidfd: int
+
+
+class Spawning:
+    """A spawn under way, for other threads: which exit may be its child's, while the spawning one still waits."""
+
+    __slots__ = ("told",)
+
+    def __init__(self) -> None:
+        self.told = bytearray(4)
+
+    @property
+    def pid(self) -> int:
+        """The child's pid, 0 while there is none; -1 if only the end of the spawn will tell, as with ctypes."""
+        return int.from_bytes(self.told, sys.byteorder, signed=True)
+
+
 def spawn(
     file: str,
     argv: Sequence[str],
@@ -112,48 +131,32 @@ def spawn(
     new_session: bool = False,
     blocked: Collection[int] = (),
     folder: str | None = None,
-) -> int:
-    """Start `file` and return its pid; somebody must reap it.
+    under_way: Spawning | None = None,
+) -> Spawned:
+    """Start `file` and return its pid and pidfd; the caller closes the one and reaps the other.
 
-    A descriptor left None is /dev/null.  `pass_fds` maps a number in the child to a descriptor of ours; the numbers
-    must be above 2, and none of them may be among ours that are still to be passed.  Signals that are `blocked` wait
-    until the child wants them; its other signals are as the system has them.  It works in `folder`, else where we do.
+    A descriptor left None is /dev/null.  `pass_fds` maps a number in the child, above 2, to a descriptor of ours.
+    Signals that are `blocked` wait until the child wants them; each has its default action.  It works in `folder`, else
+    where we do.
 
     Raises:
         OSError: The file cannot be run, or there is no such folder; errno says why.
     """
-    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
-    for target, source in enumerate((stdin, stdout, stderr)):
-        if source is None:
-            actions.append((os.POSIX_SPAWN_OPEN, target, os.devnull, os.O_RDWR, 0))
-        else:
-            actions.append((os.POSIX_SPAWN_DUP2, source, target))
-    for target, source in (pass_fds or {}).items():
-        actions.append((os.POSIX_SPAWN_DUP2, source, target))
-    call = partial(
-        os.posix_spawn, file, list(argv), dict(env), file_actions=actions, setsigmask=blocked, setsigdef=_DEFAULTS
+    from shim.host import libc  # a `delete` that runs nothing does not pay for it
+
+    placed = {**dict(enumerate((stdin, stdout, stderr))), **(pass_fds or {})}
+    pid, pidfd = libc.spawn(
+        file,
+        list(argv),
+        [f"{name}={value}" for name, value in env.items()],
+        fds=[(target, -1 if source is None else source) for target, source in placed.items()],
+        folder=folder,
+        blocked=sum(1 << (signum - 1) for signum in set(blocked)),
+        new_group=new_group,
+        new_session=new_session,
+        told=(under_way or Spawning()).told,
     )
-    if new_session:
-        call = partial(call, setsid=True)
-    elif new_group:
-        call = partial(call, setpgroup=0)
-    return call() if folder is None else _call_in(folder, call)
-
-
-def _call_in(folder: str, call: Callable[[], int]) -> int:
-    """Call with another working directory, which posix_spawn has no way to ask for; other threads keep theirs."""
-    from shim.host import libc
-
-    libc.unshare(libc.CLONE_FS)
-    before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.chdir(folder)
-        try:
-            return call()
-        finally:
-            os.fchdir(before)
-    finally:
-        os.close(before)
+    return Spawned(pid, pidfd)
 
 
 def find_by_arguments(*words: str) -> list[int]:

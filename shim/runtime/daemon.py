@@ -46,7 +46,10 @@ def reexec(flags: Flags, bound: Bound) -> int:
         env["PYINSTALLER_RESET_ENVIRONMENT"] = "1"  # else the new bootloader takes itself for our child
     command = [*process.own_command(), *flags.daemon_arguments()]
     passed = {LISTEN_FD: bound.listener.fileno()}
-    return process.spawn(command[0], command, env, pass_fds=passed, new_group=True, blocked=HELD_SIGNALS)
+    child = process.spawn(command[0], command, env, pass_fds=passed, new_group=True, blocked=HELD_SIGNALS)
+    if child.pidfd >= 0:
+        os.close(child.pidfd)
+    return child.pid
 
 
 def fork(flags: Flags, bound: Bound, serve: Callable[[], None]) -> int:

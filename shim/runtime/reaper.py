@@ -1,13 +1,16 @@
 """Reaping: every child's exit, found once, told to whom it concerns, never lost.
 
-Rule: the only place that waits for children.  A spawn registers its pid under the lock that the reap loop takes, so
-no exit can slip between.  Exits of processes that nobody spawned (containers' own, adopted as subreaper) go to the
-open windows and to the one listener; what nobody knows is consumed in silence.  The monitor hears of all of them.
+Rule: the only place that waits for children.  No lock is held while a child becomes its program, which may take long;
+an exit that may be such a child's is kept until its spawn has returned.  Exits of processes that were not spawned here
+(containers' own, adopted as subreaper) go to the open windows and to the one listener; what nobody knows is consumed in
+silence.  The monitor hears of all of them.
 """
 
 from __future__ import annotations
 
 import os
+import select
+import signal
 import sys
 import threading
 import time
@@ -110,6 +113,8 @@ class Reaper:
         self._children: dict[int, Child] = {}
         self._windows: set[Window] = set()
         self._untold = 0  # the pid that has been reaped and is being told of
+        self._spawning: list[process.Spawning] = []
+        self._kept: list[Exit] = []  # reaped, and perhaps those of children whose spawn has not returned
 
     def spawn(
         self,
@@ -131,8 +136,12 @@ class Reaper:
         file = _find(argv[0])
         child = Child(self)
         environment = tracing.traced_environment(process.child_env()) if env is None else env
+        under_way = process.Spawning()
+        spawned: process.Spawned | None = None
         with self._lock:
-            child.pid = process.spawn(
+            self._spawning.append(under_way)
+        try:
+            spawned = process.spawn(
                 file,
                 argv,
                 environment,
@@ -142,14 +151,31 @@ class Reaper:
                 pass_fds=pass_fds,
                 new_session=new_session,
                 folder=folder,
+                under_way=under_way,
             )
-            self._children[child.pid] = child
+        finally:
+            self._enter(child, under_way, spawned)
         return child
+
+    def _enter(self, child: Child, under_way: process.Spawning, spawned: process.Spawned | None) -> None:
+        """Put a child into the books, or forget one that never was, and have the loop tell of exits kept for it."""
+        with self._lock:
+            self._spawning.remove(under_way)
+            if spawned is not None:
+                child.pid = spawned.pid
+                self._children[child.pid] = child
+            else:
+                self._kept = [exit_ for exit_ in self._kept if exit_.pid != under_way.pid]
+            has_kept = bool(self._kept)
+        if has_kept:
+            os.kill(os.getpid(), signal.SIGCHLD)
+        if spawned is not None and spawned.pidfd >= 0:
+            os.close(spawned.pidfd)  # a pid is safe here: it is reaped and signalled under one lock
 
     def kill(self, child: Child, signum: int) -> None:
         """Send a signal to a child that has not been reaped; never to another process that got its pid since."""
         with self._lock:
-            if self._children.get(child.pid) is child:
+            if self._children.get(child.pid) is child and not self._is_kept(child.pid):
                 os.kill(child.pid, signum)
 
     def kill_adopted(self, pid: int, signum: int, has_ended: Callable[[], bool]) -> None:
@@ -161,7 +187,7 @@ class Reaper:
             OSError: The system refuses; ProcessLookupError when it has ended.
         """
         with self._lock:
-            if pid == self._untold or has_ended():
+            if pid == self._untold or self._is_kept(pid) or has_ended():
                 raise ProcessLookupError(3, "No such process")
             os.kill(pid, signum)
 
@@ -182,22 +208,42 @@ class Reaper:
         while True:
             with self._lock:
                 self._untold = 0
-                try:
-                    pid, status = os.waitpid(-1, os.WNOHANG)
-                except ChildProcessError:
+                exit_ = self._next()
+                if exit_ is None:
                     return
-                if pid == 0:
-                    return
-                exit_ = Exit(pid, _code(status), time.time())
-                self._untold = pid
-                child = self._children.pop(pid, None)
+                self._untold = exit_.pid
+                child = self._children.pop(exit_.pid, None)
                 if child is None:
                     for window in self._windows:
-                        window.exits[pid] = exit_
+                        window.exits[exit_.pid] = exit_
             if self.on_exit is not None:
                 self.tell(self.on_exit, exit_)
             for callback in child.finish(exit_) if child is not None else [self.listener]:
                 self.tell(callback, exit_)
+
+    def _next(self) -> Exit | None:
+        """Return an exit to tell of, one that has been kept before those that are new."""
+        for exit_ in self._kept:
+            if not self._may_be_spawning(exit_.pid):
+                self._kept.remove(exit_)
+                return exit_
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return None
+            if pid == 0:
+                return None
+            exit_ = Exit(pid, _code(status), time.time())
+            if pid in self._children or not self._may_be_spawning(pid):
+                return exit_
+            self._kept.append(exit_)
+
+    def _may_be_spawning(self, pid: int) -> bool:
+        return any(each.pid in (pid, -1) for each in self._spawning)
+
+    def _is_kept(self, pid: int) -> bool:
+        return any(exit_.pid == pid for exit_ in self._kept)
 
     def tell(self, callback: Callable[[T], object], exit_: T) -> None:
         """Call `callback(exit_)`; what it raises is reported and stops nothing."""
@@ -224,18 +270,19 @@ class ForegroundReaper:
         """Start a program found on PATH; as `Reaper.spawn`."""
         file = _find(argv[0])
         environment = process.child_env() if env is None else env
-        pid = process.spawn(
+        spawned = process.spawn(
             file, argv, environment, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds, folder=folder
         )
-        return ForegroundChild(pid)
+        return ForegroundChild(spawned)
 
 
 class ForegroundChild:
     """A child of a process without an event loop."""
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
+    def __init__(self, spawned: process.Spawned) -> None:
+        self.pid = spawned.pid
         self.exit: Exit | None = None
+        self._pidfd = spawned.pidfd
 
     def kill(self, signum: int) -> None:
         """Send a signal, if the process has not ended."""
@@ -244,16 +291,24 @@ class ForegroundChild:
 
     def wait(self, timeout_s: float | None = None) -> Exit | None:
         """Return the exit, or None when `timeout_s` passed first."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while self.exit is None:
-            pid, status = os.waitpid(self.pid, 0 if deadline is None else os.WNOHANG)
-            if pid:
-                self.exit = Exit(pid, _code(status), time.time())
-            elif deadline is not None:
-                if time.monotonic() >= deadline:
-                    return None
-                time.sleep(0.005)
+        if self.exit is None and (timeout_s is None or self._ends_within(timeout_s)):
+            _, status = os.waitpid(self.pid, 0)
+            self.exit = Exit(self.pid, _code(status), time.time())
+            if self._pidfd >= 0:
+                os.close(self._pidfd)
         return self.exit
+
+    def _ends_within(self, timeout_s: float) -> bool:
+        if self._pidfd >= 0:
+            poller = select.poll()
+            poller.register(self._pidfd, select.POLLIN)
+            return bool(poller.poll(timeout_s * 1000))
+        deadline = time.monotonic() + timeout_s
+        while os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.005)
+        return True
 
 
 def _find(name: str) -> str:

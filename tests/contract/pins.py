@@ -1,7 +1,7 @@
 """What a row of the tables here is, and where the tests are that it names.
 
 Rule: a test is named by its file below tests/ and its function; scenarios of the reaper, which run in processes of
-their own, by tests/runtime/reaping.py and theirs.
+their own, by tests/runtime/reaping.py or reaping_spawns.py and theirs.
 """
 
 import ast
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 TESTS: Final = Path(__file__).parents[1]
-SCENARIOS: Final = "runtime/reaping.py"
+SCENARIOS: Final = ("runtime/reaping.py", "runtime/reaping_spawns.py")
 
 
 class Pin(NamedTuple):
@@ -28,7 +28,7 @@ def names_in(path: Path) -> set[str]:
     """Return the names of the tests of one file, each as a row names it."""
     name = str(path.relative_to(TESTS))
     body = ast.parse(path.read_text()).body
-    if name == SCENARIOS:
+    if name in SCENARIOS:
         return {f"{name}::{each}" for node in body for each in _scenarios(node)}
     return {f"{name}::{node.name}" for node in body if isinstance(node, ast.FunctionDef) and is_test(node.name)}
 
@@ -47,5 +47,5 @@ def is_test(name: str) -> bool:
 
 def find_tests() -> set[str]:
     """Return the names of all tests."""
-    paths = [*TESTS.rglob("test_*.py"), TESTS / SCENARIOS]
+    paths = [*TESTS.rglob("test_*.py"), *(TESTS / name for name in SCENARIOS)]
     return {name for path in paths for name in names_in(path)}

@@ -123,7 +123,7 @@ ENGINE: Final[Mapping[int, Pin]] = {
         "contract/test_fuse.py::test_trap_70_a_mount_helper_is_waited_for_by_the_reaper",
         "integration/test_contract.py::test_trap_70_a_root_that_a_helper_mounts",
         "contract/test_python.py::test_trap_76_nobody_but_the_reaper_waits_for_children",
-        "runtime/reaping.py::a_child_is_in_the_books_before_it_can_be_reaped",
+        "runtime/reaping_spawns.py::an_exit_before_the_spawn_returns_is_the_childs",
         "runtime/reaping.py::spawns_and_reaps_may_race",
     ),
     71: pin(
@@ -153,9 +153,9 @@ PYTHON: Final[Mapping[int, Pin]] = {
         "contract/test_python.py::test_trap_75_nothing_forks_once_there_are_threads",
     ),
     76: pin(
-        "Only the reaper waits for children, and a spawn is in its books before it can reap.",
+        "Only the reaper waits for children, and an exit that comes before the spawn returns is still that spawn's.",
         "contract/test_python.py::test_trap_76_nobody_but_the_reaper_waits_for_children",
-        "runtime/reaping.py::a_child_is_in_the_books_before_it_can_be_reaped",
+        "runtime/reaping_spawns.py::an_exit_before_the_spawn_returns_is_the_childs",
         "runtime/reaping.py::spawns_and_reaps_may_race",
         "test_layers.py::test_imports_of_a_module_point_left",
         "test_import_budget.py::test_daemon_modules_stay_within_the_import_budget",

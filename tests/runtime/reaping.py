@@ -11,15 +11,12 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from shim.host import libc
+from shim.host import libc, process
 from shim.runtime.reaper import Child, Exit, ForegroundReaper, Reaper
 from shim.ttrpc.loop import Loop
-from tests.fakes import PATIENCE_S, wait_until
-
-# Signals 32 and 33, which posix_spawn has the child ignore; programs that need them set them up.
-GLIBC_OWN: Final = 0b11 << 31
+from tests.fakes import PATIENCE_S, open_descriptors, wait_until
 
 
 def reap_until(reaper: Reaper, condition: Callable[[], object]) -> None:
@@ -274,23 +271,6 @@ def spawns_and_reaps_may_race() -> None:
     assert [] == others
 
 
-def a_child_is_in_the_books_before_it_can_be_reaped() -> None:
-    """Spawning and entering are one step to whoever reaps, or the exit would be taken for a stranger's."""
-    reaper = Reaper()
-    held: list[bool] = []
-
-    class Books(dict[int, Child]):
-        def __setitem__(self, pid: int, child: Child) -> None:
-            held.append(reaper._lock.locked())
-            super().__setitem__(pid, child)
-
-    reaper._children = Books()
-    child = reaper.spawn(["true"])
-    reap_until(reaper, lambda: child.wait(0.0) is not None)
-
-    assert [True] == held
-
-
 def the_loop_reaps_on_sigchld() -> None:
     """Many ends may come with one signal."""
     loop, reaper = Loop(), Reaper()
@@ -330,7 +310,7 @@ def a_spawned_child_starts_clean() -> None:
     blocked, ignored = (int(line.split()[1], 16) for line in lines[:2])
 
     assert 0 == blocked
-    assert 0 == ignored & ~GLIBC_OWN
+    assert 0 == ignored
     assert ["0", "1", "2", "3"] == lines[2:6]  # 3 is ls's own
     assert {"KEPT", "LD_LIBRARY_PATH"} <= names
     assert set() == names & {"NOTIFY_SOCKET", "_PYI_APPLICATION_HOME_DIR", "LD_LIBRARY_PATH_ORIG"}
@@ -374,6 +354,7 @@ def descriptors_reach_the_child() -> None:
 def the_foreground_waits_for_its_own_child() -> None:
     """No other's; it may give up, and kills none but its own."""
     spawner = ForegroundReaper()
+    before = open_descriptors()
     other = os.posix_spawn("/bin/true", ["true"], {})
     quick, slow = spawner.spawn(["sh", "-c", "exit 7"]), spawner.spawn(["sleep", "60"])
     exits = [quick.wait(), slow.wait(0.05)]
@@ -387,6 +368,20 @@ def the_foreground_waits_for_its_own_child() -> None:
     assert late is not None
     assert 8 == late.status
     assert (other, 0) == os.waitpid(other, 0)
+    assert before == open_descriptors()
+
+
+def the_foreground_waits_without_a_pidfd() -> None:
+    """As on a kernel that has none."""
+    real = process.spawn
+
+    def spawn_without(*arguments: Any, **rest: Any) -> process.Spawned:
+        spawned = real(*arguments, **rest)
+        os.close(spawned.pidfd)
+        return spawned._replace(pidfd=-1)
+
+    process.spawn = spawn_without
+    the_foreground_waits_for_its_own_child()
 
 
 SCENARIOS: Final[list[Callable[[], None]]] = [
@@ -402,12 +397,12 @@ SCENARIOS: Final[list[Callable[[], None]]] = [
     stopped_and_continued_is_no_exit,
     orphans_go_to_the_windows_and_the_listener,
     spawns_and_reaps_may_race,
-    a_child_is_in_the_books_before_it_can_be_reaped,
     the_loop_reaps_on_sigchld,
     a_spawned_child_starts_clean,
     what_cannot_be_started_says_why,
     descriptors_reach_the_child,
     the_foreground_waits_for_its_own_child,
+    the_foreground_waits_without_a_pidfd,
 ]
 
 
@@ -429,5 +424,7 @@ def run(scenario: Callable[[], None], folder: str) -> None:
 
 
 if __name__ == "__main__":
-    for each in SCENARIOS:
+    from tests.runtime.reaping_spawns import SCENARIOS as SPAWNS
+
+    for each in [*SCENARIOS, *SPAWNS]:
         run(each, sys.argv[1])

@@ -1,0 +1,285 @@
+/* The image: write down what Python has in memory, and be a process that goes on from there.
+ *
+ * Rule: a restored process is as the child of a fork: PyOS_AfterFork_Child repairs what depends on threads and locks.
+ * What a fork keeps and an exec loses is repaired here by hand.  Every internal of CPython that is used stands in
+ * docs/launch.md, and is checked here by name or size when this is compiled.
+ * Spec: CPython 3.13, Python/pystate.c, Objects/obmalloc.c, Modules/posixmodule.c (PyOS_AfterFork_Child).
+ */
+#define _GNU_SOURCE
+#include <Python.h>
+#include <internal/pycore_gc.h>
+#include <internal/pycore_interp.h>
+#include <internal/pycore_long.h>
+#include <internal/pycore_object.h>
+#include <internal/pycore_obmalloc.h>
+#include <internal/pycore_pystate.h>
+#include <internal/pycore_runtime.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "image.h"
+
+_Static_assert(PY_VERSION_HEX >> 16 == 0x030d, "the internals that are used here were looked at in 3.13");
+_Static_assert(ARENA_SIZE == 1 << 20 && POOL_SIZE == 1 << 14, "pymalloc: arenas of 1 MiB in pools of 16 KiB");
+_Static_assert(NB_SMALL_SIZE_CLASSES == 32 && ALIGNMENT == 16, "pymalloc: 32 sizes in steps of 16 bytes");
+
+extern char image_data_start[], image_data_end[];
+extern char **environ;
+
+int image_is_made;
+static PyThreadState *main_tstate;
+static PyObject *resume;       /* called with argv and the path of this program, once Python is repaired */
+static PyObject *environ_data; /* what os.environ keeps its bytes in */
+
+/* ---- Making it ---- */
+
+int image_is_wanted(void) {
+    return resume != NULL;
+}
+
+/* Takes every hole in the pools, and leaves no arena with free ones: what comes later lies on pages of its own. */
+static void seal_pools(void) {
+    struct _obmalloc_state *state = _PyInterpreterState_GET()->obmalloc;
+
+    for (int size_class = 0; size_class < NB_SMALL_SIZE_CLASSES; size_class++) {
+        poolp head = state->pools.used[size_class + size_class];
+        while (head != head->nextpool) {
+            size_t size = ((size_t)size_class + 1) * ALIGNMENT;
+            memset(PyObject_Malloc(size), 0, size);
+        }
+    }
+    for (unsigned i = 0; i < state->mgmt.maxarenas; i++) {
+        struct arena_object *arena = &state->mgmt.arenas[i];
+        if (arena->address == 0)
+            continue;
+        for (poolp pool = arena->freepools, next; pool != NULL; pool = next) {
+            next = pool->nextpool;
+            memset(pool, 0, POOL_SIZE);
+        }
+        arena->nfreepools = 0;
+        arena->freepools = NULL;
+        arena->pool_address = (pymem_block *)(arena->address + ARENA_SIZE);
+    }
+    state->mgmt.usable_arenas = NULL;
+    memset(state->mgmt.nfp2lasta, 0, sizeof state->mgmt.nfp2lasta);
+}
+
+static int put(int fd, const void *data, size_t size) {
+    const char *at = data;
+
+    while (size > 0) {
+        ssize_t written = write(fd, at, size);
+        if (written <= 0)
+            return -1;
+        at += written;
+        size -= (size_t)written;
+    }
+    return 0;
+}
+
+/* Writes the image to a file of its own, from which build/spec/image.py makes the program.  Only without a Python frame on
+ * the stack, with the GIL, and with one thread. */
+int image_write(const char *path) {
+    struct image_extent data = {image_data_start, (size_t)(image_data_end - image_data_start)}, heap, arenas;
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+
+    if (fd < 0)
+        return -1;
+    main_tstate = PyThreadState_Get();
+    if (main_tstate->current_frame != NULL || main_tstate->next != NULL) {
+        fputs("image: a Python frame or a second thread is left\n", stderr);
+        return -1;
+    }
+    if (main_tstate->datastack_top != NULL)
+        memset(main_tstate->datastack_top, 0,
+               (size_t)((char *)main_tstate->datastack_limit - (char *)main_tstate->datastack_top));
+    main_tstate->native_thread_id = 0;
+    PyOS_BeforeFork(); /* takes the import lock, which PyOS_AfterFork_Child gives back */
+    seal_pools();
+    heap_seal(&heap, &arenas);
+    image_is_made = 1;
+    for (const struct image_extent *each = (const struct image_extent[]){data, heap, arenas}, *last = each + 2;
+         each <= last; each++) {
+        uint64_t head[2] = {(uintptr_t)each->start, each->size};
+        if (put(fd, head, sizeof head) || put(fd, each->start, each->size))
+            return -1;
+    }
+    return close(fd);
+}
+
+struct todo {
+    PyObject **objects;
+    size_t count, room;
+};
+
+static int is_passing(PyObject *object) {
+    return PyFrame_Check(object) || PyGen_Check(object);
+}
+
+static int add(PyObject *object, void *argument) {
+    struct todo *todo = argument;
+
+    if (object == NULL || _Py_IsImmortal(object) || is_passing(object))
+        return 0;
+    if (todo->count == todo->room) {
+        todo->room = todo->room ? 2 * todo->room : 1 << 16;
+        todo->objects = PyMem_RawRealloc(todo->objects, todo->room * sizeof *todo->objects);
+        if (todo->objects == NULL)
+            Py_FatalError("no memory");
+    }
+    _Py_SetImmortalUntracked(object);
+    todo->objects[todo->count++] = object;
+    return 0;
+}
+
+/* What the collector does not ask code, classes and functions for. */
+static void add_parts(PyObject *object, struct todo *todo) {
+    if (PyCode_Check(object)) {
+        PyCodeObject *code = (PyCodeObject *)object;
+        PyObject *parts[] = {code->co_consts,    code->co_names,          code->co_name,
+                             code->co_qualname,  code->co_filename,       code->co_linetable,
+                             code->co_exceptiontable, code->co_localsplusnames, code->co_localspluskinds};
+        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+            add(parts[i], todo);
+    } else if (Py_TYPE(object)->tp_traverse != NULL) {
+        Py_TYPE(object)->tp_traverse(object, add, todo);
+    }
+    add((PyObject *)Py_TYPE(object), todo);
+    if (PyType_Check(object)) {
+        PyTypeObject *type = (PyTypeObject *)object;
+        add(type->tp_dict, todo);
+        add(type->tp_bases, todo);
+        add(type->tp_mro, todo);
+        if (type->tp_flags & Py_TPFLAGS_HEAPTYPE) {
+            PyHeapTypeObject *heap_type = (PyHeapTypeObject *)object;
+            add(heap_type->ht_name, todo);
+            add(heap_type->ht_qualname, todo);
+            add(heap_type->ht_slots, todo);
+        }
+    }
+}
+
+/* Counting references writes to the objects; what is never freed needs no count (PEP 683). */
+static PyObject *immortalize(PyObject *module, PyObject *objects) {
+    struct todo todo = {NULL, 0, 0};
+    size_t made = 0;
+
+    (void)module;
+    if (!PyList_Check(objects))
+        return PyErr_Format(PyExc_TypeError, "a list of objects is wanted");
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(objects); i++)
+        if (PyList_GET_ITEM(objects, i) != objects)
+            add(PyList_GET_ITEM(objects, i), &todo);
+    for (; todo.count > 0; made++)
+        add_parts(todo.objects[--todo.count], &todo);
+    PyMem_RawFree(todo.objects);
+    return PyLong_FromSize_t(made);
+}
+
+static PyObject *set_resume(PyObject *module, PyObject *args) {
+    PyObject *function, *data;
+
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OO!", &function, &PyDict_Type, &data))
+        return NULL;
+    Py_XSETREF(resume, Py_NewRef(function));
+    Py_XSETREF(environ_data, Py_NewRef(data));
+    Py_RETURN_NONE;
+}
+
+/* ---- Starting from it ---- */
+
+static int fail(const char *what) {
+    dprintf(2, "shim: cannot start: %s\n", what);
+    return 1;
+}
+
+static int fill_environ(void) {
+    for (char **each = environ; *each != NULL; each++) {
+        const char *equals = strchr(*each, '=');
+        PyObject *name, *value;
+        int failed;
+
+        if (equals == NULL || equals == *each)
+            continue;
+        name = PyBytes_FromStringAndSize(*each, equals - *each);
+        value = PyBytes_FromString(equals + 1);
+        failed = name == NULL || value == NULL || PyDict_SetDefaultRef(environ_data, name, value, NULL) < 0;
+        Py_XDECREF(name);
+        Py_XDECREF(value);
+        if (failed)
+            return -1;
+    }
+    return 0;
+}
+
+static PyObject *decode_all(int count, char **words) {
+    PyObject *list = PyList_New(count);
+
+    for (int i = 0; list != NULL && i < count; i++) {
+        PyObject *word = PyUnicode_DecodeFSDefault(words[i]);
+        if (word == NULL)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, i, word);
+    }
+    return list;
+}
+
+/* As Python does when it starts, and the signal module when it is imported: which signals are ignored is the parent's
+ * choice. */
+static void read_signals(void) {
+    PyOS_setsig(SIGPIPE, SIG_IGN);
+    PyOS_setsig(SIGXFSZ, SIG_IGN);
+    for (int signum = 1; signum < Py_NSIG; signum++) {
+        struct sigaction now;
+        PyObject *is;
+
+        if (sigaction(signum, NULL, &now))
+            continue;
+        is = now.sa_handler == SIG_IGN ? _PyLong_GetOne() : _PyLong_GetZero();
+        if ((PyObject *)_PyRuntime.signals.handlers[signum].func != is)
+            _PyRuntime.signals.handlers[signum].func = is;
+    }
+}
+
+int image_run(int argc, char **argv) {
+    _PyRuntimeState *runtime = &_PyRuntime;
+    PyObject *words, *code;
+
+    heap_start(0);
+    _Py_tss_tstate = main_tstate;
+    runtime->autoTSSkey._is_initialized = 0;
+    runtime->trashTSSkey._is_initialized = 0;
+    if (PyThread_tss_create(&runtime->autoTSSkey) || PyThread_tss_set(&runtime->autoTSSkey, main_tstate))
+        return fail("no thread-specific storage");
+    main_tstate->thread_id = PyThread_get_thread_ident();
+    read_signals();
+    PyOS_AfterFork_Child();
+    words = decode_all(argc, argv);
+    if (words == NULL || fill_environ())
+        return fail("not enough memory");
+    code = PyObject_CallOneArg(resume, words);
+    if (code == NULL) {
+        PyErr_Print();
+        return 1;
+    }
+    return (int)PyLong_AsLong(code);
+}
+
+static PyMethodDef methods[] = {
+    {"immortalize", immortalize, METH_O, PyDoc_STR("Never free these objects, nor what they refer to.")},
+    {"set_resume", set_resume, METH_VARARGS, PyDoc_STR("Choose what a start from the image calls.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "_shim_image", .m_size = -1, .m_methods = methods};
+
+PyObject *image_init_module(void) {
+    return PyModule_Create(&definition);
+}
