@@ -18,9 +18,22 @@ from typing import Final
 
 from shim.testing.releases import Release
 
-__all__ = ["CHANGES", "Change", "ConfigurationError", "configure", "default", "socket_paths", "write"]
+__all__ = [
+    "CHANGES",
+    "OPT_FOLDER",
+    "Change",
+    "ConfigurationError",
+    "configure",
+    "default",
+    "socket_paths",
+    "with_opt",
+    "write",
+]
 
 Table = dict[str, object]
+
+# Where the plugin io.containerd.internal.v1.opt expects what is installed besides packages, in all releases.
+OPT_FOLDER: Final = "/opt/containerd"
 
 _FOLDER: Final = "{folder}"
 _HOSTS: Final = ("/var/lib/containerd", "/run/containerd")
@@ -80,6 +93,12 @@ CHANGES: Final = (
 def socket_paths(address: str) -> frozenset[str]:
     """Return the sockets of the private containerd whose grpc address this is."""
     return frozenset(address + suffix for suffix in ("", ".ttrpc", ".nri"))
+
+
+def with_opt(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return containerd's environment as its plugin opt changes it, which is what shims get."""
+    added = {"PATH": f"{OPT_FOLDER}/bin", "LD_LIBRARY_PATH": f"{OPT_FOLDER}/lib"}
+    return {**environment, **{name: f"{folder}:{environment.get(name, '')}" for name, folder in added.items()}}
 
 
 @functools.cache

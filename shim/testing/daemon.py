@@ -102,6 +102,19 @@ class Daemon:
         """Return TOML to lay over the configuration, for a test that needs another than `configuration` writes."""
         return ""
 
+    def own_environment(self) -> dict[str, str]:
+        """Return the environment that containerd is started in."""
+        path = [self.bin, *self.path, self.release.folder, os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]
+        environment: dict[str, str | None] = {
+            **os.environ,
+            "PATH": os.pathsep.join(map(str, path)),
+            "TMPDIR": str(self.tmp),
+            "NOTIFY_SOCKET": None,
+            "XDG_RUNTIME_DIR": None,
+            **self.environment,
+        }
+        return {name: value for name, value in environment.items() if value is not None}
+
     def start(self, timeout_s: float = 30.0) -> None:
         """Start containerd and wait until it answers.
 
@@ -117,7 +130,7 @@ class Daemon:
             self._process = subprocess.Popen(
                 command,
                 cwd=self.folder,
-                env=self._daemon_environment(),
+                env=self.own_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -156,18 +169,6 @@ class Daemon:
                 return False
             subprocess.run(["umount", str(merged)], check=True)
             return True
-
-    def _daemon_environment(self) -> dict[str, str]:
-        path = [self.bin, *self.path, self.release.folder, os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]
-        environment: dict[str, str | None] = {
-            **os.environ,
-            "PATH": os.pathsep.join(map(str, path)),
-            "TMPDIR": str(self.tmp),
-            "NOTIFY_SOCKET": None,
-            "XDG_RUNTIME_DIR": None,
-            **self.environment,
-        }
-        return {name: value for name, value in environment.items() if value is not None}
 
     def _end(self, number: signal.Signals) -> None:
         process, self._process = self._process, None

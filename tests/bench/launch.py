@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from shim.runtime.zygote_protocol import FOLDER_VARIABLE
+from shim.testing.configuration import with_opt
 from shim.testing.containerd import Containerd
 from shim.testing.leftovers import processes
 from tests.bench.calls import Caller, socket_of
@@ -70,7 +71,7 @@ class Launcher:
 
     def version(self, shim: Path) -> float:
         """Do `-v`, and return the milliseconds it took."""
-        environment = {**os.environ, **self._environment}
+        environment = with_opt({**os.environ, **self._environment})
         began = time.perf_counter()
         ended = subprocess.run([shim, "-v"], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         elapsed = (time.perf_counter() - began) * 1e3
@@ -145,7 +146,7 @@ class Launcher:
         command = [*self._prefix, str(shim), "-namespace", containerd.namespace, "-address", containerd.address]
         command += ["-publish-binary", str(containerd.release.containerd), "-id", container, *action]
         environment = {
-            **os.environ,
+            **with_opt(os.environ),
             "GOMAXPROCS": "2",
             "TMPDIR": str(containerd.tmp),
             "TTRPC_ADDRESS": f"{containerd.address}.ttrpc",
