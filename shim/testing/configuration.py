@@ -166,8 +166,8 @@ def _value(value: object) -> str:
 
 
 def _quoted(text: str) -> str:
-    # JSON's escapes are among those of TOML's basic strings.
-    return json.dumps(text, ensure_ascii=False)
+    # JSON's escapes are among those of TOML's basic strings, which want one more.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _find(table: Table, keys: Sequence[str]) -> Table | None:

@@ -16,7 +16,7 @@ OPT = "io.containerd.internal.v1.opt"
 
 def default_of(release: Release) -> dict[str, object]:
     """Return what the release prints."""
-    command = [release.containerd, "config", "default"]
+    command = [str(release.containerd), "config", "default"]
     return tomllib.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
