@@ -17,20 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from shim.testing import configuration
 from shim.testing.releases import Release
 
-# Everything that reaches outside the temporary folder or needs what a test machine may not have.
-_DISABLED: Final = {
-    2: ["io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"],
-    3: [
-        "io.containerd.cri.v1.images",
-        "io.containerd.cri.v1.runtime",
-        "io.containerd.grpc.v1.cri",
-        "io.containerd.internal.v1.opt",
-        "io.containerd.nri.v1.nri",
-    ],
-}
-_DISABLED_SNAPSHOTTERS: Final = ("aufs", "blockfile", "btrfs", "devmapper", "erofs", "zfs")
 _TAIL_LINES: Final = 40
 
 
@@ -109,6 +98,23 @@ class Daemon:
         """Say whether containerd is up, as far as its process goes."""
         return self._process is not None and self._process.poll() is None
 
+    def settings(self) -> str:
+        """Return TOML to lay over the configuration, for a test that needs another than `configuration` writes."""
+        return ""
+
+    def own_environment(self) -> dict[str, str]:
+        """Return the environment that containerd is started in."""
+        path = [self.bin, *self.path, self.release.folder, os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]
+        environment: dict[str, str | None] = {
+            **os.environ,
+            "PATH": os.pathsep.join(map(str, path)),
+            "TMPDIR": str(self.tmp),
+            "NOTIFY_SOCKET": None,
+            "XDG_RUNTIME_DIR": None,
+            **self.environment,
+        }
+        return {name: value for name, value in environment.items() if value is not None}
+
     def start(self, timeout_s: float = 30.0) -> None:
         """Start containerd and wait until it answers.
 
@@ -116,13 +122,15 @@ class Daemon:
             CommandError: it ended, or did not answer in time.
         """
         config = self.folder / "config.toml"
-        config.write_text(self._config())
+        config.write_text(configuration.configure(self.release, self.folder, self.settings()))
         command = [str(self.release.containerd), "--config", str(config)]
+        if self.debug:
+            command += ["--log-level", "debug"]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
                 cwd=self.folder,
-                env=self._daemon_environment(),
+                env=self.own_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -162,28 +170,6 @@ class Daemon:
             subprocess.run(["umount", str(merged)], check=True)
             return True
 
-    def _config(self) -> str:
-        version = 2 if self.release.major < 2 else 3
-        disabled = _DISABLED[version] + [f"io.containerd.snapshotter.v1.{name}" for name in _DISABLED_SNAPSHOTTERS]
-        level = "debug" if self.debug else "info"
-        return (
-            f"version = {version}\nroot = {_toml(self.folder / 'root')}\nstate = {_toml(self.folder / 'state')}\n"
-            f"disabled_plugins = [{', '.join(map(_toml, disabled))}]\n"
-            f"[grpc]\naddress = {_toml(self.address)}\n[debug]\nlevel = {_toml(level)}\n"
-        )
-
-    def _daemon_environment(self) -> dict[str, str]:
-        path = [self.bin, *self.path, self.release.folder, os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]
-        environment: dict[str, str | None] = {
-            **os.environ,
-            "PATH": os.pathsep.join(map(str, path)),
-            "TMPDIR": str(self.tmp),
-            "NOTIFY_SOCKET": None,
-            "XDG_RUNTIME_DIR": None,
-            **self.environment,
-        }
-        return {name: value for name, value in environment.items() if value is not None}
-
     def _end(self, number: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is None:
@@ -206,7 +192,3 @@ class Daemon:
             return subprocess.run(command, capture_output=True, check=False, timeout=10).returncode == 0
         except subprocess.TimeoutExpired:
             return False
-
-
-def _toml(value: object) -> str:
-    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -27,6 +27,7 @@ from shim.api.task_v2_pb2 import DeleteResponse
 from shim.api.types_pb2 import RuntimeInfo
 from shim.testing.bundle import Bundle
 from shim.testing.conditions import PATIENCE_S, wait_until
+from shim.testing.configuration import with_opt
 from shim.testing.event_service import EventService
 from shim.testing.leftovers import Process, Scope, processes, processes_of
 from shim.testing.running_shim import RunningShim, dial
@@ -53,8 +54,9 @@ class FakeContainerd:
     `shim` is the command of the shim: the path of a frozen file, or words such as `[sys.executable, "shim.py"]`.
     `style` is the version to behave like: a key of `VERSIONS`, "1.6" to "2.4".  The styles before 2.3 name no folder
     for sockets, so that a shim binds in /run/containerd/s, for which it has to be root.
-    `environment` is added to this process's, as containerd's own environment.  `start_limit_s` is the patience of
-    containerd's client, `end_limit_s` the time that shims have after SIGTERM when everything ends.
+    `environment` is added to this process's, as containerd's own environment, which it changes as its plugin `opt` does
+    in a default configuration: PATH and LD_LIBRARY_PATH begin with a folder of /opt/containerd.  `start_limit_s` is the
+    patience of containerd's client, `end_limit_s` the time that shims have after SIGTERM when everything ends.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class FakeContainerd:
         self.grpc_address: str = str(self.folder / "c.sock")
         self.ttrpc_address: str = f"{self.grpc_address}.ttrpc"
         self.socket_dir: str = str(self.folder / "s")
-        self.environment: dict[str, str] = {**os.environ, **(environment or {})}
+        self.environment: dict[str, str] = with_opt({**os.environ, **(environment or {})})
         self.events: EventService = EventService(self.ttrpc_address)
         self.bundles: dict[str, Bundle] = {}
         self.warnings: list[str] = []

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from shim.testing.configuration import socket_paths
+
 SOCKET_FOLDER: Final = Path("/run/containerd/s")
 ENGINE_STATE: Final = Path("/run/containerd/runc")
 
@@ -142,7 +144,7 @@ class Leftovers:
                     yield Path(name)
 
     def _daemon_sockets(self) -> set[str]:
-        return {address + suffix for address in self.scope.addresses for suffix in ("", ".ttrpc")}
+        return {path for address in self.scope.addresses for path in socket_paths(address)}
 
 
 def socket_name(address: str, namespace: str, group: str) -> str:

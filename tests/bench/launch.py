@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from shim.testing.configuration import with_opt
 from shim.testing.containerd import Containerd
 from tests.bench.calls import Caller, socket_of
 from tests.bench.setting import Side
@@ -67,7 +68,7 @@ class Launcher:
 
     def version(self, shim: Path) -> float:
         """Do `-v`, and return the milliseconds it took."""
-        environment = {**os.environ, **self._environment}
+        environment = with_opt({**os.environ, **self._environment})
         began = time.perf_counter()
         ended = subprocess.run([shim, "-v"], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         elapsed = (time.perf_counter() - began) * 1e3
@@ -133,7 +134,7 @@ class Launcher:
         command = [*self._prefix, str(shim), "-namespace", containerd.namespace, "-address", containerd.address]
         command += ["-publish-binary", str(containerd.release.containerd), "-id", container, *action]
         environment = {
-            **os.environ,
+            **with_opt(os.environ),
             "GOMAXPROCS": "2",
             "TMPDIR": str(containerd.tmp),
             "TTRPC_ADDRESS": f"{containerd.address}.ttrpc",

@@ -24,6 +24,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from shim import ttrpc
 from shim.api import runc_options_pb2, task_v2_pb2, types_pb2
 from shim.testing import EventService, FakeContainerd, image, sweep
+from shim.testing.configuration import with_opt
 from shim.testing.leftovers import SOCKET_FOLDER, Leftovers, Process, Scope, processes_of, read_process, socket_name
 from tests.integration.client import TaskClient, wait_until
 from tests.integration.conftest import FROZEN, PROJECT, SHIM
@@ -171,7 +172,7 @@ class Hand:
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
         """Run the shim with these arguments alone."""
-        env = {**os.environ, "TMPDIR": str(self.tmp), "TTRPC_ADDRESS": f"{self.address}.ttrpc"}
+        env = {**with_opt(os.environ), "TMPDIR": str(self.tmp), "TTRPC_ADDRESS": f"{self.address}.ttrpc"}
         env |= {"CONTAINERD_SHIM_SPAWN": self.spawn} if self.spawn else {}
         return subprocess.Popen(
             [*wrapper, str(self.program), *args],

@@ -7,7 +7,6 @@ named after the containerd's own namespace, so no CNI plugins, no network and no
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -27,15 +26,6 @@ BOXED: Final = "boxed"  # the same runtime, which makes the pod itself where con
 
 _SERVICE: Final = "/runtime.v1.RuntimeService/"
 _LIMIT_S: Final = 60.0
-_PLUGINS: Final = {
-    1: ("io.containerd.grpc.v1.cri",),
-    2: (
-        "io.containerd.cri.v1.images",
-        "io.containerd.cri.v1.runtime",
-        "io.containerd.grpc.v1.cri",
-        "io.containerd.nri.v1.nri",
-    ),
-}
 
 # Says of every network that it is there, and does nothing: a pod's own network namespace is all it gets.
 _CNI_PLUGIN: Final = """#!/bin/sh
@@ -64,12 +54,8 @@ class CriContainerd(Containerd):
         archive = image.write_image(self.folder / "pause.tar", name=PAUSE, command=("sleep", "100000"))
         self.import_image(PAUSE, NAMESPACE, archive)
 
-    def _config(self) -> str:
-        lines = super()._config().splitlines()
-        place = next(place for place, line in enumerate(lines) if line.startswith("disabled_plugins"))
-        names = json.loads(lines[place].partition("=")[2])
-        enabled = _PLUGINS[self.release.major]
-        lines[place] = f"disabled_plugins = {json.dumps([name for name in names if name not in enabled])}"
+    def settings(self) -> str:
+        """Return the handlers, the pause image and the network."""
         options = self.folder / "options.toml"
         options.write_text(f"Root = '{self.engine_root}'\n")
         plugins = self.folder / "cni" / "bin"
@@ -79,7 +65,7 @@ class CriContainerd(Containerd):
             (plugins / name).chmod(0o755)
         (self.folder / "cni" / "test.conflist").write_text(_CNI_NETWORK)
         tables = self._old_tables() if self.release.major == 1 else self._new_tables()
-        return "\n".join([*lines, *tables, ""])
+        return "\n".join([*tables, ""])
 
     def _old_tables(self) -> list[str]:
         plugin = "plugins.'io.containerd.grpc.v1.cri'"
@@ -99,8 +85,6 @@ class CriContainerd(Containerd):
     def _new_tables(self) -> list[str]:
         plugin, images = "plugins.'io.containerd.cri.v1.runtime'", "plugins.'io.containerd.cri.v1.images'"
         return [
-            "[plugins.'io.containerd.nri.v1.nri']",  # has to be there for CRI, but may do nothing
-            "disable = true",
             f"[{images}]",
             f"snapshotter = '{self.snapshotter}'",
             f"[{images}.pinned_images]",

@@ -44,34 +44,20 @@ LIFE: Final = [
     nri_pb2.STOP_POD_SANDBOX,
     nri_pb2.REMOVE_POD_SANDBOX,
 ]
-ENABLED: Final = (
-    "io.containerd.cri.v1.images",
-    "io.containerd.cri.v1.runtime",
-    "io.containerd.grpc.v1.cri",
-    "io.containerd.nri.v1.nri",
-)
 
 
 class NriContainerd(Containerd):
-    """A containerd with CRI, and with NRI on a socket of its own."""
+    """A containerd whose CRI runs pods from an image of our own."""
 
     def dial(self) -> socket.socket:
         """Return a connection to NRI."""
         sock = socket.socket(socket.AF_UNIX)
-        sock.connect(str(self.folder / "nri.sock"))
+        sock.connect(f"{self.address}.nri")
         return sock
 
-    def _config(self) -> str:
-        lines = super()._config().splitlines(keepends=True)
-        place = next(place for place, line in enumerate(lines) if line.startswith("disabled_plugins"))
-        names = json.loads(lines[place].partition("=")[2])
-        lines[place] = f"disabled_plugins = {json.dumps([name for name in names if name not in ENABLED])}\n"
-        return f"""{"".join(lines)}
-            [plugins.'io.containerd.nri.v1.nri']
-            disable = false
-            socket_path = '{self.folder}/nri.sock'
-            plugin_path = '{self.folder}/nri/plugins'
-            plugin_config_path = '{self.folder}/nri/conf.d'
+    def settings(self) -> str:
+        """Return what CRI needs to run pods of our image without a network; NRI is as ever."""
+        return f"""
             [plugins.'io.containerd.cri.v1.images']
             snapshotter = '{self.snapshotter}'
             [plugins.'io.containerd.cri.v1.images'.pinned_images]

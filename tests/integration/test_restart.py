@@ -31,8 +31,9 @@ GATE = "while ! [ -e /gate ]; do usleep 20000; done; exit 7"
 class PatientContainerd(Containerd):
     """A containerd that gives `delete` more than five seconds: several at once take that long on a busy machine."""
 
-    def _config(self) -> str:
-        return super()._config() + '[timeouts]\n"io.containerd.timeout.shim.cleanup" = "30s"\n'
+    def settings(self) -> str:
+        """Return the limit."""
+        return '[timeouts]\n"io.containerd.timeout.shim.cleanup" = "30s"\n'
 
 
 @pytest.fixture

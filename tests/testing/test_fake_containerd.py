@@ -67,8 +67,8 @@ def test_start_is_run_as_containerd_does(style: str, debug: bool, shim: Answerin
 def test_the_environment_is_that_of_the_version(
     style: str, shim: Answering, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the daemon has, and what it adds."""
-    for name in ("GRPC_ADDRESS", "NAMESPACE", "MAX_SHIM_VERSION"):
+    """What the daemon has, what it adds, and what its plugin opt makes of it."""
+    for name in ("GRPC_ADDRESS", "NAMESPACE", "MAX_SHIM_VERSION", "LD_LIBRARY_PATH"):
         monkeypatch.delenv(name, raising=False)
     shim.says(address.encode())
     with FakeContainerd(shim.path, style=style, environment={"CONFIGURED": "yes"}) as containerd:
@@ -76,9 +76,10 @@ def test_the_environment_is_that_of_the_version(
         added = {"GOMAXPROCS": "2", "TTRPC_ADDRESS": f"{containerd.grpc_address}.ttrpc"}
         more = {"MAX_SHIM_VERSION": "2", "GRPC_ADDRESS": containerd.grpc_address, "NAMESPACE": containerd.namespace}
     seen = Seen(shim).environment
-    expected = {**added, **(more if style != "1.6" else {}), "CONFIGURED": "yes", "PATH": os.environ["PATH"]}
+    expected = {**added, **(more if style != "1.6" else {}), "CONFIGURED": "yes"}
+    expected |= {"PATH": f"/opt/containerd/bin:{os.environ['PATH']}", "LD_LIBRARY_PATH": "/opt/containerd/lib:"}
 
-    assert expected == {name: value for name, value in seen.items() if name in {*added, *more, "CONFIGURED", "PATH"}}
+    assert expected == {name: value for name, value in seen.items() if name in {*expected, *more}}
 
 
 @pytest.mark.parametrize("style", ["1.6", "1.7", "2.0", "2.1", "2.2"])

@@ -1,0 +1,96 @@
+"""The image of a static binary: what a process is that has imported and warmed up all that a shim needs.
+
+Rule: made once, when the binary is built; each launch goes on from there.  `make` is called in the place of a launch,
+`_resume` is the first that runs in one.  What Python reads of its surroundings when it starts is read again here, or by
+build/launch/image.c: nothing of the machine that builds may be seen.
+Spec: docs/launch.md.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+
+def is_being_made() -> bool:
+    """Say whether this process is the one of the build that becomes the image."""
+    if "_shim_image" not in sys.builtin_module_names:
+        return False
+    import _shim_image  # type: ignore[import-not-found]  # build/launch/image.c
+
+    return bool(_shim_image.is_being_made())
+
+
+def make(launch: Callable[[], int], warm_up: Callable[[], None]) -> NoReturn:
+    """Become the image: warm up, drop what belongs to the build, and let each start call `launch`.
+
+    `launch` returns the exit code.  The interpreter writes the image down when the last frame has ended.
+    """
+    import _shim_image
+
+    warm_up()
+    _forget_the_build()
+
+    def resume(words: list[str]) -> int:
+        _look_around(words)
+        return launch()
+
+    _shim_image.set_resume(resume, os.environ._data)  # type: ignore[attr-defined]
+    del resume
+    for _ in range(3):  # the finalizers of one collection leave garbage for the next
+        gc.collect()
+    _shim_image.immortalize(gc.get_objects())
+    gc.freeze()
+    raise SystemExit(0)
+
+
+def _forget_the_build() -> None:
+    os.environ._data.clear()  # type: ignore[attr-defined]
+    sys.argv[:] = sys.orig_argv[:] = []
+    sys.path[:] = []
+    sys.path_importer_cache.clear()
+    sys.executable = sys._base_executable = ""  # type: ignore[attr-defined]
+    for name in ("_MEIPASS", "_pyinstaller_pyz", "_original_argv"):
+        sys.__dict__.pop(name, None)
+    main = sys.modules["__main__"]
+    main.__dict__.pop("_pyi_main_co", None)
+    main.__file__ = "/" + os.path.basename(main.__file__ or "")
+    if "tempfile" in sys.modules:
+        sys.modules["tempfile"]._name_sequence = None
+        sys.modules["tempfile"].tempdir = None
+
+
+def _look_around(words: list[str]) -> None:
+    """Read what Python reads of its surroundings when it starts: the command line, the program, stdio, time zone."""
+    sys.argv[:] = words
+    sys.orig_argv[:] = words
+    try:
+        program = os.readlink("/proc/self/exe")
+    except OSError:  # no /proc here
+        program = words[0] if words else ""
+    sys.executable = sys._base_executable = program  # type: ignore[attr-defined]
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        try:
+            if stream is not None and os.isatty(number) and number:
+                stream.reconfigure(line_buffering=True)
+            elif not _is_open(number):
+                setattr(sys, name, None)
+        except ValueError:  # a program that has closed it
+            continue
+    if "time" in sys.modules and "TZ" in os.environ:
+        sys.modules["time"].tzset()
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
