@@ -108,6 +108,10 @@ void heap_start(int records) {
     pthread_atfork(before_fork, after_fork, after_fork);
 }
 
+int heap_is_recording(void) {
+    return is_recording;
+}
+
 /* Zeroes what has been freed, so that nothing of it gets into the image, and forgets the heap: it is sealed. */
 void heap_seal(struct image_extent *heap, struct image_extent *arenas) {
     for (msegmentptr segment = &gm->seg; segment != NULL; segment = segment->next) {

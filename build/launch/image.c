@@ -180,6 +180,12 @@ static PyObject *immortalize(PyObject *module, PyObject *objects) {
     return PyLong_FromSize_t(made);
 }
 
+static PyObject *is_being_made(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
+    return PyBool_FromLong(heap_is_recording());
+}
+
 static PyObject *set_resume(PyObject *module, PyObject *args) {
     PyObject *function, *data;
 
@@ -272,6 +278,7 @@ int image_run(int argc, char **argv) {
 }
 
 static PyMethodDef methods[] = {
+    {"is_being_made", is_being_made, METH_NOARGS, PyDoc_STR("Is this the process that becomes the image?")},
     {"immortalize", immortalize, METH_O, PyDoc_STR("Never free these objects, nor what they refer to.")},
     {"set_resume", set_resume, METH_VARARGS, PyDoc_STR("Choose what a start from the image calls.")},
     {NULL, NULL, 0, NULL},

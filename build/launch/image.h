@@ -10,6 +10,7 @@ struct image_extent {
 
 /* heap.c */
 void heap_start(int records);
+int heap_is_recording(void);
 void heap_seal(struct image_extent *heap, struct image_extent *arenas);
 void *heap_arena_alloc(void *context, size_t size);
 void heap_arena_free(void *context, void *start, size_t size);

@@ -17,18 +17,17 @@ def _boot() -> None:
     from os import O_RDONLY, close, open, pread
     from os.path import exists
 
-    file, _, start = sys._pyinstaller_pyz.rpartition("?")  # the bootloader's: the binary, and where in it
+    _, _, start = sys._pyinstaller_pyz.rpartition("?")  # the bootloader's: the binary, and where in it
     base = int(start)
-    if exists("/proc/self/exe"):
-        file = "/proc/self/exe"
     unpacked = sys._MEIPASS + "/"
-    if _PLACES:  # then there is no such folder, and no other may be taken for it
+    # Then there is no such folder, and no other may be taken for it.
+    if _PLACES or "_shim_image" in sys.builtin_module_names:
         unpacked = "/dev/null/"
         sys.path[:] = []
         del sys._MEIPASS
 
     def read(offset: int, size: int) -> bytes:
-        fd = open(file, O_RDONLY)
+        fd = open("/proc/self/exe" if exists("/proc/self/exe") else sys.executable, O_RDONLY)
         try:
             return pread(fd, size, base + offset)
         finally:

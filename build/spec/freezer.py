@@ -1,8 +1,10 @@
-"""How every shim is frozen: one PyInstaller onefile, tuned so that containerd waits as little as possible for it.
+"""How every shim is frozen: by PyInstaller, in one of two forms.
 
-Rule: what a launch does not need stays out, and what is in is stored, not compressed, so that unpacking is copying.
-Where Python is in the bootloader (build/onefile/embed.c) and all else is modules, nothing is unpacked at all.
-Loaded by the specs, inside PyInstaller; build.py starts that and says through the environment where to work.
+The static form is the archive behind the static bootloader (static.py); image.py makes the image of it.  The dynamic
+form is a onefile for shims with extension modules of others: Python is in its bootloader (build/onefile/embed.c) where
+that can be compiled, and then nothing is unpacked.
+Rule: what a shim does not need stays out.  Loaded by the specs, inside PyInstaller; build.py starts that and says
+through the environment where to work.
 """
 
 from __future__ import annotations
@@ -12,14 +14,17 @@ import encodings
 import os
 import pkgutil
 import struct
+import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from bootloader import EMBEDDED  # beside this file
 from PyInstaller import compat
-from PyInstaller.building import api
+from PyInstaller.building import api, build_main
 from PyInstaller.building.build_main import Analysis
 from PyInstaller.building.utils import process_collected_binary
+from PyInstaller.depend import bindepend
 
 from shim.runtime.daemon import UNPACK_MARKER
 
@@ -37,6 +42,16 @@ _HIDDEN: Final = [
     "google.protobuf.internal.well_known_types",
     "shim_revision",
 ]
+
+# Modules of Python that need a library which the static bootloader has not, when a shim itself imports them.  Python's
+# own modules do without: asyncio without ssl, shutil without bz2 and lzma.
+_NEED_LIBRARIES: Final = frozenset(
+    {"bz2", "ctypes", "curses", "dbm.gnu", "http.client", "lzma", "readline", "sqlite3", "ssl", "tkinter", "urllib.request"}
+)
+
+# What the static bootloader has inside, and what stands in for that elsewhere.
+_BUILT_IN: Final = frozenset({"google._upb._message"})
+_TWINS: Final = ("shim.host.libc_ctypes",)
 
 # Kinds of segments, and tags of dynamic entries.
 _LOAD, _DYNAMIC, _NEEDED, _STRINGS = 1, 2, 1, 5
@@ -115,6 +130,9 @@ def freeze(name: str, script: str, keeps: frozenset[str] = frozenset()) -> None:
 
     `keeps` names modules that other shims do without, and this one needs.
     """
+    if os.environ.get("SHIM_BUILD_STATIC"):
+        _freeze_static(name, script, keeps)
+        return
     try:
         from google._upb import _message  # noqa: F401
     except ImportError:
@@ -129,19 +147,7 @@ def freeze(name: str, script: str, keeps: frozenset[str] = frozenset()) -> None:
     if not is_embedded:
         compat.PY3_BASE_MODULES.add("encodings")
     api.get_bootstrap_modules = _bootstrap_modules
-    codecs = {module.name for module in pkgutil.iter_modules(encodings.__path__)}
-    unused = [] if keeps >= ANYTHING else [f"encodings.{codec}" for codec in sorted(codecs - _CODECS)]
-    analysis = Analysis(
-        [str(ROOT / script)],
-        pathex=[str(ROOT), str(generated)],
-        hiddenimports=[
-            *_HIDDEN,
-            *sorted(module for module in keeps if module.startswith("shim.runtime.")),
-        ],
-        excludes=[*(module for module in _EXCLUDED if module not in keeps), *unused],
-        datas=[(str(marker), ".")],
-        optimize=2,
-    )
+    analysis = _analyse(script, keeps, generated, _HIDDEN, datas=[(str(marker), ".")])
     # Those that are compiled into the interpreter would never be read.
     compiled_in = EMBEDDED if is_embedded else ()
     modules = [entry for entry in analysis.pure if not _imp.is_frozen(entry[0]) and entry[0] not in compiled_in]
@@ -166,6 +172,91 @@ def freeze(name: str, script: str, keeps: frozenset[str] = frozenset()) -> None:
         strip=True,
         upx=False,
     )
+
+
+def _analyse(
+    script: str,
+    keeps: frozenset[str],
+    generated: Path,
+    hidden: list[str],
+    *,
+    datas: list[tuple[str, str]] | None = None,
+    excluded: Iterable[str] = (),
+) -> Any:
+    """Return what PyInstaller finds that the script imports."""
+    codecs = {module.name for module in pkgutil.iter_modules(encodings.__path__)}
+    unused = [] if keeps >= ANYTHING else [f"encodings.{codec}" for codec in sorted(codecs - _CODECS)]
+    return Analysis(
+        [str(ROOT / script)],
+        pathex=[str(ROOT), str(generated)],
+        hiddenimports=[*hidden, *sorted(module for module in keeps if module.startswith("shim.runtime."))],
+        excludes=[*(module for module in _EXCLUDED if module not in keeps), *unused, *excluded],
+        datas=datas or [],
+        optimize=2,
+    )
+
+
+def _freeze_static(name: str, script: str, keeps: frozenset[str]) -> None:
+    """Write the static form, `name` below dist: the bootloader, and behind it the archive, whose place image.py keeps.
+
+    Where the script imports an extension module that the bootloader has not, only its name is written, to `foreign`.
+    """
+    folder = Path(os.environ["SHIM_BUILD_FOLDER"])
+    generated = folder / "generated"
+    # The static Python has no library to be found, and neither ctypes to look for others; PyInstaller asks for both.
+    bindepend.get_python_library_path = build_main.bindepend.get_python_library_path = lambda: sys.executable
+    package = generated / "google" / "_upb"  # of what is in the bootloader
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    hidden = [module for module in _HIDDEN if module not in _BUILT_IN]
+    analysis = _analyse(script, keeps, generated, hidden, excluded=_TWINS)
+    foreign = _foreign_module(analysis)
+    if foreign:
+        (folder / "foreign").write_text(foreign)
+        return
+    boot = generated / "boot.py"
+    boot.write_text((HERE / "boot.py").read_text())
+    modules = [entry for entry in analysis.pure if not _imp.is_frozen(entry[0]) and entry[0] not in EMBEDDED]
+    if not any(entry[0] == "google._upb" for entry in modules):
+        modules.append(("google._upb", str(package / "__init__.py"), "PYMODULE-2"))
+    archive = folder / "work" / f"{name}.pkg"
+    scripts = [entry for entry in analysis.scripts if not entry[0].startswith("pyi_rth_")]
+    api.PKG(
+        [
+            ("X utf8", "", "OPTION"),  # a locale has no say in a daemon's file names
+            ("hash_seed=0", "", "OPTION"),  # a binary's is fixed, since the image has dictionaries that were made by it
+            ("boot", str(boot), "PYSOURCE-2"),
+            *((entry[0], entry[1], "PYSOURCE-2") for entry in scripts),
+            ("PYZ.pyz", api.PYZ(modules).name, "PYZ"),
+        ],
+        "libpython.so",
+        name=str(archive),
+        cdict=dict.fromkeys(("PYMODULE", "PYSOURCE", "PYZ"), False),
+    )
+    program = folder / "dist" / name
+    program.parent.mkdir(exist_ok=True)
+    program.write_bytes(Path(os.environ["SHIM_BUILD_STATIC"]).read_bytes() + archive.read_bytes())
+    program.chmod(0o755)
+
+
+def _foreign_module(analysis: Any) -> str:
+    """Return the name of an extension module that the script imports and the static bootloader has not, or ''."""
+    own = os.path.dirname(os.__file__) + os.sep
+    for node in analysis.graph.nodes():
+        name = node.identifier
+        if not isinstance(name, str) or getattr(node, "filename", None):
+            continue
+        for folder in sys.path:
+            place = Path(folder, *name.split("."))
+            if any(place.parent.glob(f"{place.name}.*so")):
+                return name
+    for node in analysis.graph.nodes():
+        file = getattr(node, "filename", None)
+        if file and not str(file).startswith(own):
+            for needed in analysis.graph.getReferences(node):
+                if getattr(needed, "identifier", "") in _NEED_LIBRARIES:
+                    return str(needed.identifier)
+    return ""
 
 
 def _are_modules(binaries: Toc) -> bool:

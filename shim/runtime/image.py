@@ -27,19 +27,19 @@ def is_being_made() -> bool:
     return bool(_shim_image.is_being_made())
 
 
-def make(launch: Callable[[], int], warm_up: Callable[[], None]) -> NoReturn:
+def make(launch: Callable[[], NoReturn], warm_up: Callable[[], None]) -> NoReturn:
     """Become the image: warm up, drop what belongs to the build, and let each start call `launch`.
 
-    `launch` returns the exit code.  The interpreter writes the image down when the last frame has ended.
+    The interpreter writes the image down when the last frame has ended.
     """
     import _shim_image
 
     warm_up()
     _forget_the_build()
 
-    def resume(words: list[str]) -> int:
+    def resume(words: list[str]) -> NoReturn:
         _look_around(words)
-        return launch()
+        launch()
 
     _shim_image.set_resume(resume, os.environ._data)  # type: ignore[attr-defined]
     del resume

@@ -38,6 +38,24 @@ def run(
     action failed (one line on stderr says why), 2 the command line is wrong.
     """
     gc.disable()  # nothing of a short process, nor of a daemon's imports, is garbage; the daemon enables it
+    if "_shim_image" in sys.builtin_module_names:  # a static binary, perhaps the process of its build
+        from shim.runtime import image
+
+        if image.is_being_made():
+            from shim.runtime.warm_up import warm_up
+
+            image.make(
+                lambda: _launch(runtime_id, shim, config, arguments), lambda: warm_up(runtime_id, shim, config)
+            )
+    _launch(runtime_id, shim, config, arguments)
+
+
+def _launch(
+    runtime_id: str,
+    shim: Callable[[str, Flags, Config], Shim],
+    config: Config | None,
+    arguments: list[str] | None,
+) -> NoReturn:
     words = sys.argv[1:] if arguments is None else arguments
     code = 1
     try:

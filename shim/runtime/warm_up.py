@@ -7,7 +7,6 @@ have to copy each page that this touches.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,13 +17,13 @@ if TYPE_CHECKING:
     from shim.runtime.shim import Shim
 
 
-def warm_up(runtime_id: str, shim: Callable[[str, Flags, Config], Shim], config: Config) -> None:
+def warm_up(runtime_id: str, shim: Callable[[str, Flags, Config], Shim], config: Config | None) -> None:
     """Do so for the shim that `run` was called with."""
     from shim.host import cgroup, libc, process  # noqa: F401
     from shim.runtime import actions, address, bootstrap, daemon, legacy, start  # noqa: F401
+    from shim.runtime.config import Config
     from shim.runtime.flags import Flags
 
-    understudy = shim(runtime_id, Flags(namespace="default", id="warm-up"), config)
-    understudy.preload()
-    understudy.daemon_runner()
-    os.environ.pop("", None)
+    practised = shim(runtime_id, Flags(namespace="default", id="warm-up"), config or Config())
+    practised.preload()
+    practised.daemon_runner()
