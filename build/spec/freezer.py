@@ -151,6 +151,9 @@ def freeze(name: str, script: str, keeps: frozenset[str] = frozenset()) -> None:
     # Those that are compiled into the interpreter would never be read.
     compiled_in = EMBEDDED if is_embedded else ()
     modules = [entry for entry in analysis.pure if not _imp.is_frozen(entry[0]) and entry[0] not in compiled_in]
+    if not is_embedded:  # base_library.zip goes when `start` ends, and a daemon may still import a codec
+        folder, kept = encodings.__path__[0], sorted(codec for codec in codecs if f"encodings.{codec}" not in unused)
+        modules += [(f"encodings.{codec}", f"{folder}/{codec}.py", "PYMODULE-2") for codec in kept]
     modules.append(("shim_extensions", str(_write_extensions(analysis.binaries, generated)), "PYMODULE-2"))
     binaries, datas = _without_cpp(analysis.binaries, generated), analysis.datas
     if is_embedded:

@@ -30,7 +30,7 @@ def test_forty_starts_at_once_work(binary: Path) -> None:
 
 @pytest.mark.parametrize("options", ["size=64k", "noexec"])
 def test_starts_work_where_nothing_can_be_unpacked(binary: Path, options: str) -> None:
-    """With Python in the bootloader; a binary that has to unpack itself fails with PyInstaller's own words."""
+    """With Python in the bootloader; a binary that has to unpack itself fails with its own words."""
     expected = "one clear error" if unpacks(binary) else "working"
 
     assert Counter({expected: 4}) == scenarios.bad_temporary_folder(binary, 4, options)

@@ -104,10 +104,10 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
 
 
 def bad_temporary_folder(binary: Path, count: int, options: str) -> Tally:
-    """Nothing can be unpacked: a binary that has to says so in PyInstaller's words, another needs no folder at all."""
+    """Nothing can be unpacked: a binary that has to says so, or its loader does; another needs no folder at all."""
     tally: Tally = Counter()
     with scene(binary) as hand, mounted(hand.tmp, options):
-        batches(hand, count, tally, lambda text: "PYI-" in text)
+        batches(hand, count, tally, lambda text: "PYI-" in text or "loading shared libraries" in text)
         # PyInstaller's bootloader leaves what it could not finish, which is not ours to change.
         left = [path for path in hand.tmp.iterdir() if not path.name.startswith("_MEI")]
         assert [] == left, left
