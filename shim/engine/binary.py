@@ -35,8 +35,6 @@ END_OF_INPUT_S: Final = 1.0
 # Between SIGTERM and SIGKILL (containerd#12490).
 STOP_LIMIT_S: Final = 12.0
 
-# Above the numbers that a logger gets, which none of the descriptors handed to it may have here.
-_FIRST_FD: Final = 10
 _POLL_S: Final = 0.005
 
 
@@ -107,7 +105,6 @@ class BinaryLogger:
             StdioError: It cannot be started, or was not ready in time; the text names it.  `close` is still due.
         """
         ready_read = ready_write = -1
-        handed: list[int] = []
         try:
             pipes = []
             for _ in range(2):
@@ -117,20 +114,16 @@ class BinaryLogger:
                 for fd in self._writers:
                     os.fchown(fd, uid, gid)
             ready_read, ready_write = os.pipe()
-            ends = (*self._readers, ready_write)
-            handed.extend(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FD) for fd in ends)
-            passed = dict(zip((3, 4, 5), handed, strict=True))
+            passed = dict(zip((3, 4, 5), (*self._readers, ready_write), strict=True))
             self.child = self._reaper.spawn(self._command, env=self._env, pass_fds=passed)
             os.close(ready_write)
             ready_write = -1
-            close_all(tuple(handed))
-            handed.clear()
             self._await_ready(ready_read)
         except OSError as error:
             reason = exec_failure(self.path, error)
             raise StdioError(f"failed to create init process I/O: failed to start binary process: {reason}") from None
         finally:
-            close_all(tuple(fd for fd in (ready_read, ready_write, *handed) if fd >= 0))
+            close_all(tuple(fd for fd in (ready_read, ready_write) if fd >= 0))
 
     def _await_ready(self, fd: int) -> None:
         """Wait for a byte; a logger of the first version may also just close its end, even by dying."""

@@ -159,6 +159,7 @@ def spawn(
     words = [[_encode(word) for word in words] for words in (argv, env)]
     call = partial(_spawn, file, words[0], words[1], _plan(fds), blocked, new_group=new_group, new_session=new_session)
     pid = call() if folder is None else _call_in(folder, call)
+    # Where a thread waits for all children, it may have come first: there the descriptor is of no use (see Reaper).
     try:
         return pid, os.pidfd_open(pid)
     except (AttributeError, OSError):  # neither on macOS, nor on Linux before 5.3, nor without a free descriptor

@@ -14,9 +14,17 @@ from shim.errors import MountError
 from shim.host import idmap, libc
 from shim.host.mount import Mount, mount_all, unmount_recursive
 from shim.host.mount_options import IdMaps
-from tests.integration.test_host_mounts import as_root, bind, catch, find_mounted, in_private_namespace, make_folders
+from tests.integration.test_host_mounts import (
+    as_root,
+    bind,
+    catch,
+    each_libc,
+    find_mounted,
+    in_private_namespace,
+    make_folders,
+)
 
-__all__ = ["as_root"]
+__all__ = ["as_root", "each_libc"]
 
 MS_SHARED = 1 << 20
 MAPS = ("uidmap=0:100000:1000,1000:200000:1000", "gidmap=0:300000:65536")

@@ -22,9 +22,12 @@ from shim.errors import MountError
 from shim.host import libc, loopdev, mountinfo
 from shim.host.mount import Mount, mount_all, unmount_recursive
 from shim.host.mount_options import MS_NODEV, MS_NOSUID, MS_PRIVATE, MS_REC
+from tests import libc_builtin
+from tests.libc_calls import Calls
 
 ROOT = Path(__file__).parents[2]
 CLONE_NEWUSER = 0x10000000
+LIBC_VARIABLE = "LIBC_OF_TESTS"
 
 Body = Callable[[Path], None]
 
@@ -34,6 +37,12 @@ def as_root() -> None:
     """Fail at once, and say why, where nothing can be mounted."""
     if os.geteuid() != 0:
         pytest.fail("mounting needs root")
+
+
+@pytest.fixture(autouse=True)
+def each_libc(calls: Calls, builtin_libc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each test run with both makings of the libc calls."""
+    monkeypatch.setenv(LIBC_VARIABLE, str(builtin_libc) if calls.is_builtin else "")
 
 
 def in_private_namespace(body: Body) -> Body:
@@ -422,6 +431,9 @@ def wait_for_no_backing(image: Path) -> None:
 
 def main(file: str, name: str, folder: str) -> None:
     """Run one test here, in namespaces of its own."""
+    builtin = os.environ[LIBC_VARIABLE]
+    for call in libc.__all__ if builtin else ():
+        setattr(libc, call, getattr(libc_builtin.load(Path(builtin)), call))
     libc.unshare(libc.CLONE_NEWNS)
     libc.mount("", "/", "", MS_PRIVATE | MS_REC, "")
     body: Body = runpy.run_path(file)[name].__wrapped__
