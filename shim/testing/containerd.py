@@ -48,7 +48,7 @@ class Task:
 
 
 class Containerd(Daemon):
-    """A containerd of one release with its own root, state, socket and PATH; a context manager.
+    """A containerd of one release in its default configuration, with its own folders, sockets and PATH.
 
     `path` are folders to put first on its PATH (where shims are; Go's shim of the release follows, the rest of PATH
     comes last, which is where runc is found). `runtime` is what `run` uses unless told otherwise. `debug` is handed to
