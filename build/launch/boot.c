@@ -1,9 +1,10 @@
 /* Inside PyInstaller's bootloader, whose sources are compiled as they are: its `main` comes here first, and where it asks
  * the dynamic linker for Python, it gets the Python that is part of this program (build/spec/toolchain.py renames
- * pyi_main, pyi_archive_open, dlopen, dlsym and dlclose when it compiles them).
+ * pyi_main, pyi_archive_open, realpath, dlopen, dlsym and dlclose when it compiles them).
  */
 #define _GNU_SOURCE
 #include <Python.h>
+#include <fcntl.h>
 #include <marshal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,8 +16,10 @@
 #include "pyi_global.h"
 #include "pyi_main.h"
 
-/* Set by the build alone: where the image is to be written. */
+/* Set by the build alone: the image is to be written to stdout.  What scripts print goes to stderr then. */
 #define IMAGE_VARIABLE "SHIM_BUILD_IMAGE"
+
+#define OWN_FILE "/proc/self/exe"
 
 extern const struct _frozen embedded_modules[]; /* build/spec/toolchain.py writes them */
 PyMODINIT_FUNC PyInit__shim_libc(void);
@@ -24,18 +27,22 @@ PyMODINIT_FUNC PyInit__message(void);
 
 int boot_main(struct PYI_CONTEXT *context);
 struct ARCHIVE *boot_archive_open(const char *path);
+char *boot_realpath(const char *path, char *resolved);
 void *boot_dlopen(const char *path, int flags);
 void *boot_dlsym(void *handle, const char *name);
 int boot_dlclose(void *handle);
 
-static const char *image_path;
+static int image_fd = -1;
 static PyObjectArenaAllocator arenas = {NULL, heap_arena_alloc, heap_arena_free};
 
 int boot_main(struct PYI_CONTEXT *context) {
     if (image_is_made)
         _exit(image_run(context->argc, context->argv));
-    image_path = getenv(IMAGE_VARIABLE);
-    heap_start(image_path != NULL);
+    if (getenv(IMAGE_VARIABLE) != NULL) {
+        image_fd = fcntl(1, F_DUPFD_CLOEXEC, 3);
+        dup2(2, 1);
+    }
+    heap_start(image_fd >= 0);
     PyObject_SetArenaAllocator(&arenas);
     PyImport_FrozenModules = embedded_modules;
     PyImport_AppendInittab("_shim_image", image_init_module);
@@ -63,15 +70,22 @@ struct ARCHIVE *boot_archive_open(const char *path) {
 static PyObject *run_script(PyObject *code, PyObject *globals, PyObject *locals) {
     PyObject *result = PyEval_EvalCode(code, globals, locals);
 
-    if (image_path == NULL || !image_is_wanted())
+    if (image_fd < 0 || !image_is_wanted())
         return result;
     Py_XDECREF(result);
     PyErr_Clear();
-    if (image_write(image_path)) {
+    if (image_write(image_fd)) {
         perror("image");
         _exit(1);
     }
     _exit(0);
+}
+
+/* The image must not know where it was made. */
+char *boot_realpath(const char *path, char *resolved) {
+    if (image_fd >= 0 && strcmp(path, OWN_FILE) == 0)
+        return strcpy(resolved, OWN_FILE);
+    return realpath(path, resolved);
 }
 
 void *boot_dlopen(const char *path, int flags) {

@@ -15,7 +15,6 @@
 #include <internal/pycore_pystate.h>
 #include <internal/pycore_runtime.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -46,11 +45,10 @@ static void seal_pools(void) {
     struct _obmalloc_state *state = _PyInterpreterState_GET()->obmalloc;
 
     for (int size_class = 0; size_class < NB_SMALL_SIZE_CLASSES; size_class++) {
-        poolp head = state->pools.used[size_class + size_class];
-        while (head != head->nextpool) {
-            size_t size = ((size_t)size_class + 1) * ALIGNMENT;
+        size_t size = ((size_t)size_class + 1) * ALIGNMENT;
+        poolp *first = &state->pools.used[size_class + size_class];
+        while (*first != (*first)->nextpool) /* as pymalloc asks whether there is a hole */
             memset(PyObject_Malloc(size), 0, size);
-        }
     }
     for (unsigned i = 0; i < state->mgmt.maxarenas; i++) {
         struct arena_object *arena = &state->mgmt.arenas[i];
@@ -81,14 +79,12 @@ static int put(int fd, const void *data, size_t size) {
     return 0;
 }
 
-/* Writes the image to a file of its own, from which build/spec/image.py makes the program.  Only without a Python frame on
+/* Writes the image, of which build/spec/image.py makes the program.  Only without a Python frame on
  * the stack, with the GIL, and with one thread. */
-int image_write(const char *path) {
+int image_write(int fd) {
     struct image_extent data = {image_data_start, (size_t)(image_data_end - image_data_start)}, heap, arenas;
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    uint64_t thread = PyThread_get_thread_ident();
 
-    if (fd < 0)
-        return -1;
     main_tstate = PyThreadState_Get();
     if (main_tstate->current_frame != NULL || main_tstate->next != NULL) {
         fputs("image: a Python frame or a second thread is left\n", stderr);
@@ -98,10 +94,14 @@ int image_write(const char *path) {
         memset(main_tstate->datastack_top, 0,
                (size_t)((char *)main_tstate->datastack_limit - (char *)main_tstate->datastack_top));
     main_tstate->native_thread_id = 0;
+    for (char **each = environ; each != NULL && *each != NULL; each++)
+        *each = NULL; /* libc's array lies in the heap */
     PyOS_BeforeFork(); /* takes the import lock, which PyOS_AfterFork_Child gives back */
     seal_pools();
     heap_seal(&heap, &arenas);
     image_is_made = 1;
+    if (put(fd, &thread, sizeof thread))
+        return -1;
     for (const struct image_extent *each = (const struct image_extent[]){data, heap, arenas}, *last = each + 2;
          each <= last; each++) {
         uint64_t head[2] = {(uintptr_t)each->start, each->size};

@@ -206,8 +206,10 @@ def _freeze_static(name: str, script: str, keeps: frozenset[str]) -> None:
     """
     folder = Path(os.environ["SHIM_BUILD_FOLDER"])
     generated = folder / "generated"
+    compat.PY3_BASE_MODULES.clear()  # no base_library.zip: what comes before the archive is compiled in
     # The static Python has no library to be found, and neither ctypes to look for others; PyInstaller asks for both.
     bindepend.get_python_library_path = build_main.bindepend.get_python_library_path = lambda: sys.executable
+    api.get_bootstrap_modules = list  # boot.py is all
     package = generated / "google" / "_upb"  # of what is in the bootloader
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -217,8 +219,6 @@ def _freeze_static(name: str, script: str, keeps: frozenset[str]) -> None:
     if foreign:
         (folder / "foreign").write_text(foreign)
         return
-    boot = generated / "boot.py"
-    boot.write_text((HERE / "boot.py").read_text())
     modules = [entry for entry in analysis.pure if not _imp.is_frozen(entry[0]) and entry[0] not in EMBEDDED]
     if not any(entry[0] == "google._upb" for entry in modules):
         modules.append(("google._upb", str(package / "__init__.py"), "PYMODULE-2"))
@@ -228,7 +228,7 @@ def _freeze_static(name: str, script: str, keeps: frozenset[str]) -> None:
         [
             ("X utf8", "", "OPTION"),  # a locale has no say in a daemon's file names
             ("hash_seed=0", "", "OPTION"),  # a binary's is fixed, since the image has dictionaries that were made by it
-            ("boot", str(boot), "PYSOURCE-2"),
+            ("boot", str(HERE / "boot.py"), "PYSOURCE-2"),
             *((entry[0], entry[1], "PYSOURCE-2") for entry in scripts),
             ("PYZ.pyz", api.PYZ(modules).name, "PYZ"),
         ],

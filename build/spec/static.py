@@ -30,7 +30,7 @@ _DEFINITIONS: Final = (
 # What boot.c takes over, by the source that calls it.
 _RENAMED: Final = {
     "main.c": {"pyi_main": "boot_main"},
-    "pyi_main.c": {"pyi_archive_open": "boot_archive_open"},
+    "pyi_main.c": {"pyi_archive_open": "boot_archive_open", "realpath": "boot_realpath"},
     "pyi_dylib_python.c": {"dlopen": "boot_dlopen", "dlsym": "boot_dlsym", "dlclose": "boot_dlclose"},
 }
 # Modules that the interpreter needs before it can read an archive.

@@ -61,6 +61,8 @@ def _forget_the_build() -> None:
     main = sys.modules["__main__"]
     main.__dict__.pop("_pyi_main_co", None)
     main.__file__ = "/" + os.path.basename(main.__file__ or "")
+    if "threading" in sys.modules:
+        sys.modules["threading"].main_thread()._native_id = None
     if "tempfile" in sys.modules:
         sys.modules["tempfile"]._name_sequence = None
         sys.modules["tempfile"].tempdir = None
@@ -84,6 +86,8 @@ def _look_around(words: list[str]) -> None:
                 setattr(sys, name, None)
         except ValueError:  # a program that has closed it
             continue
+    if "threading" in sys.modules:
+        sys.modules["threading"].main_thread()._set_native_id()
     if "time" in sys.modules and "TZ" in os.environ:
         sys.modules["time"].tzset()
 
