@@ -15,6 +15,7 @@
 #include <internal/pycore_pystate.h>
 #include <internal/pycore_runtime.h>
 #include <errno.h>
+#include <locale.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -264,6 +265,7 @@ int image_run(int argc, char **argv) {
     if (PyThread_tss_create(&runtime->autoTSSkey) || PyThread_tss_set(&runtime->autoTSSkey, main_tstate))
         return fail("no thread-specific storage");
     main_tstate->thread_id = PyThread_get_thread_ident();
+    setlocale(LC_CTYPE, ""); /* as Python does when it starts */
     read_signals();
     PyOS_AfterFork_Child();
     words = decode_all(argc, argv);

@@ -95,8 +95,11 @@ def _look_around(words: list[str]) -> None:
             continue
     if "threading" in sys.modules:
         sys.modules["threading"].main_thread()._set_native_id()
-    if "time" in sys.modules and "TZ" in os.environ:
+    if "time" in sys.modules:
         sys.modules["time"].tzset()
+    signals = sys.modules["_signal"]
+    if signals.getsignal(signals.SIGINT) == signals.SIG_DFL:
+        signals.signal(signals.SIGINT, signals.default_int_handler)
     if "logging" in sys.modules:
         sys.modules["logging"]._startTime = sys.modules["time"].time_ns()
     if "multiprocessing.process" in sys.modules:
