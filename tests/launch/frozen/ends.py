@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 
-def facts() -> None:
+def facts(*_words: str) -> None:
     """Tell what this interpreter knows of its surroundings."""
     print(json.dumps(_facts()))
 
