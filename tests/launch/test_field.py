@@ -96,19 +96,17 @@ def test_shim_lives_with_busybox_alone(inside: Tree, runtime_program: Path) -> N
     live(inside.command, runtime_program, inside=inside, stub='#!/bin/sh\nexec "${0%/*}/behind" "$@"\n')
 
 
-@pytest.mark.parametrize("suite", ["bookworm", "trixie"])
-def test_shim_lives_beside_another_libc(inside: Tree, runtime_program: Path, suite: str, tmp_path: Path) -> None:
-    """Of a Debian release, whose shell runs the OCI runtime by that libc."""
-    releases.unpack(suite, ("libc6", "dash"), inside.root)
-    if not (inside.root / "bin").exists():
-        for name in ("bin", "lib", "lib64"):
+@pytest.mark.parametrize("suite", ["bullseye", "trixie"])
+def test_shim_lives_beside_another_libc(inside: Tree, runtime_program: Path, suite: str) -> None:
+    """Of a Debian release, by which its shell runs the OCI runtime."""
+    found = releases.packages(suite, ("libc6", "dash"))
+    shutil.copytree(found, inside.root, symlinks=True, dirs_exist_ok=True)
+    for name in ("bin", "lib", "lib64"):  # what the package base-files makes
+        if not (inside.root / name).exists():
             (inside.root / name).symlink_to(f"usr/{name}")
-    elif not (inside.root / "bin/sh").exists():
-        (inside.root / "bin/sh").symlink_to("dash")
-    if not (inside.root / "bin/sh").exists():
-        (inside.root / "usr/bin/sh").symlink_to("dash")
-    said = subprocess.run(["chroot", inside.root, "/bin/sh", "-c", "echo $PPID"], capture_output=True, check=True)
-    assert said.stdout
+    (shell := inside.root / "bin/sh").exists() or shell.symlink_to("dash")
+    said = subprocess.run(["chroot", inside.root, "/bin/sh", "-c", "echo works"], capture_output=True, check=True)
+    assert b"works\n" == said.stdout
 
     live(inside.command, runtime_program, inside=inside, stub='#!/bin/sh\nexec "${0%/*}/behind" "$@"\n')
 
