@@ -43,6 +43,47 @@ int image_is_wanted(void) {
     return resume != NULL;
 }
 
+/* While an image is made, Python gets all its memory zeroed: what it leaves of a block, at its end or between fields,
+ * would else have what was there before, such as the number of a file. */
+static const PyMemAllocatorDomain domains[] = {PYMEM_DOMAIN_MEM, PYMEM_DOMAIN_OBJ};
+static PyMemAllocatorEx allocators[2];
+
+static void *zeroed_malloc(void *context, size_t size) {
+    PyMemAllocatorEx *allocator = context;
+
+    if (size < PY_SSIZE_T_MAX)
+        size = (size + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1);
+    return allocator->calloc(allocator->ctx, 1, size);
+}
+
+static void *zeroed_calloc(void *context, size_t count, size_t size) {
+    PyMemAllocatorEx *allocator = context;
+
+    if (size != 0 && count > (size_t)PY_SSIZE_T_MAX / size)
+        return NULL;
+    return zeroed_malloc(allocator, count * size);
+}
+
+static void *plain_realloc(void *context, void *pointer, size_t size) {
+    PyMemAllocatorEx *allocator = context;
+
+    return allocator->realloc(allocator->ctx, pointer, size);
+}
+
+static void plain_free(void *context, void *pointer) {
+    PyMemAllocatorEx *allocator = context;
+
+    allocator->free(allocator->ctx, pointer);
+}
+
+void image_begin(void) {
+    for (size_t i = 0; i < 2; i++) {
+        PyMemAllocatorEx mine = {&allocators[i], zeroed_malloc, zeroed_calloc, plain_realloc, plain_free};
+        PyMem_GetAllocator(domains[i], &allocators[i]);
+        PyMem_SetAllocator(domains[i], &mine);
+    }
+}
+
 /* Takes every hole in the pools, and leaves no arena with free ones: what comes later lies on pages of its own. */
 static void seal_pools(void) {
     struct _obmalloc_state *state = _PyInterpreterState_GET()->obmalloc;
@@ -101,6 +142,8 @@ int image_write(int fd) {
         *each = NULL; /* libc's array lies in the heap */
     for (int signum = 1; signum < Py_NSIG; signum++) /* which are ignored where this is built is nothing to a launch */
         _PyRuntime.signals.handlers[signum].func = _PyLong_GetZero();
+    for (size_t i = 0; i < 2; i++)
+        PyMem_SetAllocator(domains[i], &allocators[i]);
     PyOS_BeforeFork(); /* takes the import lock, which PyOS_AfterFork_Child gives back */
     seal_pools();
     heap_seal(&heap, &arenas);
