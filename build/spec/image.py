@@ -19,10 +19,14 @@ from typing import Final, NamedTuple
 from cpython import BuildFailedError  # beside this file
 
 VARIABLE: Final = "SHIM_BUILD_IMAGE"
+_DESCRIBE: Final = "SHIM_BUILD_DESCRIBE"  # shim/runtime/image.py
+_SHOWN: Final = 8
 _PAGE: Final = 0x10000  # the largest of the architectures'
 _LOAD, _PHDR, _TLS, _EH_FRAME, _STACK = 1, 6, 7, 0x6474E550, 0x6474E551
 _WRITABLE: Final = 2
-_SEGMENT: Final = struct.Struct("<IIQQQQQQ")  # type, flags, offset, address, physical, size in file and memory, alignment
+_SEGMENT: Final = struct.Struct(
+    "<IIQQQQQQ"
+)  # type, flags, offset, address, physical, size in file and memory, alignment
 _PART: Final = struct.Struct("<QQ")
 _WORD: Final = struct.Struct("<Q")
 _TIMEOUT_S: Final = 300
@@ -58,7 +62,11 @@ def make(program: Path, target: Path, emulator: list[str]) -> str:
     thread, parts = _record(program, emulator)
     _, again = _record(program, emulator)
     if parts != again:
-        raise BuildFailedError(f"two images of {target.name} differ{_first_difference(parts, again)}")
+        raise BuildFailedError(
+            f"two images of {program.name} differ{_first_difference(parts, again)}\n"
+            "What a module keeps when it is imported becomes part of the image, and has to be the same each time: no time,"
+            f" no process id, no random number, no address.\n{_explain(program, emulator)}"
+        )
     content = program.read_bytes()
     _check_pointers(content, parts, thread)
     _check_text(parts)
@@ -70,21 +78,7 @@ def make(program: Path, target: Path, emulator: list[str]) -> str:
 
 def _record(program: Path, emulator: list[str]) -> tuple[int, list[Part]]:
     """Return what pthread_self() says in the program's main thread, and what it has in memory."""
-    # Nothing of the build shows: no environment, no folder, no configuration, no time zone, not even the program's name.
-    with tempfile.TemporaryDirectory() as folder:
-        ended = subprocess.run(
-            [*emulator, str(program)] if emulator else ["shim"],
-            executable=None if emulator else program,
-            env={VARIABLE: "stdout", "CONTAINERD_SHIM_CONFIG": "", "TZ": "UTC0"},
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_TIMEOUT_S,
-        )
-    data = ended.stdout
-    if ended.returncode or not data:
-        said = ended.stderr.decode(errors="replace").strip()
-        raise BuildFailedError(f"{said}\n{program.name} did not come to its entry, shim.run (exit {ended.returncode})")
+    data = _run(program, emulator, {}).stdout
     (thread,) = _WORD.unpack_from(data)
     data = data[_WORD.size :]
     parts = []
@@ -93,6 +87,36 @@ def _record(program: Path, emulator: list[str]) -> tuple[int, list[Part]]:
         parts.append(Part(address, data[_PART.size : _PART.size + size].rstrip(b"\0"), size))
         data = data[_PART.size + size :]
     return thread, parts
+
+
+def _run(program: Path, emulator: list[str], more: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+    # Nothing of the build shows: no environment, no folder, no configuration, no time zone, not even the program's name.
+    with tempfile.TemporaryDirectory() as folder:
+        ended = subprocess.run(
+            [*emulator, str(program)] if emulator else ["shim"],
+            executable=None if emulator else program,
+            env={VARIABLE: "stdout", "CONTAINERD_SHIM_CONFIG": "", "TZ": "UTC0", **more},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TIMEOUT_S,
+        )
+    if ended.returncode or not ended.stdout:
+        said = ended.stderr.decode(errors="replace").strip()
+        raise BuildFailedError(f"{said}\n{program.name} did not come to its entry, shim.run (exit {ended.returncode})")
+    return ended
+
+
+def _explain(program: Path, emulator: list[str]) -> str:
+    """Say which attribute of a module differs in two runs, as far as that can be seen."""
+    one, other = (_run(program, emulator, {_DESCRIBE: "1"}).stderr.decode(errors="replace") for _ in range(2))
+    known = set(other.splitlines())
+    changed = [line for line in one.splitlines() if line not in known]
+    if not changed:
+        return (
+            "It is none of the simple values at the top of a module; perhaps an attribute of an object or of a class."
+        )
+    return "\n".join(["These differ:", *(f"  {line}" for line in changed[:_SHOWN])])
 
 
 def _first_difference(parts: list[Part], again: list[Part]) -> str:
