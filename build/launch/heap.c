@@ -57,6 +57,7 @@ static struct {
     size_t size;
 } free_arenas[16];
 static size_t free_arenas_count;
+static char *next_arena = image_arenas_end + (256u << 20); /* above where the kernel may have put the break */
 
 static int is_in_image(const void *pointer) {
     return (const char *)pointer >= image_heap_start && (const char *)pointer < image_arenas_end;
@@ -193,8 +194,12 @@ void *heap_arena_alloc(void *context, size_t size) {
 
     (void)context;
     if (!is_recording) {
-        start = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        return start != MAP_FAILED ? start : NULL;
+        /* Near those of the image: for the 16 GiB around each arena Python takes 128 KiB of notes. */
+        start = mmap(next_arena, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (start == MAP_FAILED)
+            return NULL;
+        next_arena = (char *)start + size;
+        return start;
     }
     for (size_t i = 0; i < free_arenas_count; i++) {
         if (free_arenas[i].size == size) {

@@ -34,6 +34,7 @@ extern char **environ;
 int image_is_made;
 static PyThreadState *main_tstate;
 static PyObject *resume;       /* called with argv and the path of this program, once Python is repaired */
+static PyObject *places;       /* of what the archive keeps, for build/spec/image.py */
 static PyObject *environ_data; /* what os.environ keeps its bytes in */
 
 /* ---- Which main loop runs ---- */
@@ -97,7 +98,7 @@ static int put(int fd, const void *data, size_t size) {
 /* Writes the image, of which build/spec/image.py makes the program.  Only without a Python frame on
  * the stack, with the GIL, and with one thread. */
 int image_write(int fd) {
-    struct image_extent data = {image_data_start, (size_t)(image_data_end - image_data_start)}, heap, arenas;
+    struct image_extent parts[4];
     uint64_t thread = PyThread_get_thread_ident();
 
     main_tstate = PyThreadState_Get();
@@ -109,16 +110,18 @@ int image_write(int fd) {
         memset(main_tstate->datastack_top, 0,
                (size_t)((char *)main_tstate->datastack_limit - (char *)main_tstate->datastack_top));
     main_tstate->native_thread_id = 0;
+    forget_shared();
     for (char **each = environ; each != NULL && *each != NULL; each++)
         *each = NULL; /* libc's array lies in the heap */
     PyOS_BeforeFork(); /* takes the import lock, which PyOS_AfterFork_Child gives back */
     seal_pools();
-    heap_seal(&heap, &arenas);
+    heap_seal(&parts[2], &parts[3]);
     image_is_made = 1;
+    parts[0] = (struct image_extent){PyBytes_AS_STRING(places), (size_t)PyBytes_GET_SIZE(places)};
+    parts[1] = (struct image_extent){image_data_start, (size_t)(image_data_end - image_data_start)};
     if (put(fd, &thread, sizeof thread))
         return -1;
-    for (const struct image_extent *each = (const struct image_extent[]){data, heap, arenas}, *last = each + 2;
-         each <= last; each++) {
+    for (const struct image_extent *each = parts; each < parts + 4; each++) {
         uint64_t head[2] = {(uintptr_t)each->start, each->size};
         if (put(fd, head, sizeof head) || put(fd, each->start, each->size))
             return -1;
@@ -199,6 +202,78 @@ static PyObject *immortalize(PyObject *module, PyObject *unused) {
     return PyLong_FromSize_t(made);
 }
 
+/* What code shares: a hash table outside of the heap, which would have a hole by it. */
+#define MOST_SHARED ((size_t)1 << 18)
+static PyObject **shared;
+
+static int share_one(PyObject **place) {
+    Py_hash_t hash = PyObject_Hash(*place);
+
+    if (hash == -1 && PyErr_Occurred())
+        return -1;
+    if (shared == NULL)
+        shared = mmap(NULL, MOST_SHARED * sizeof *shared, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (size_t i = (size_t)hash % MOST_SHARED, looks = 0; looks < 64; i = (i + 1) % MOST_SHARED, looks++) {
+        int is_same;
+        if (shared[i] == NULL) {
+            shared[i] = Py_NewRef(*place);
+            return 0;
+        }
+        is_same = Py_TYPE(shared[i]) == Py_TYPE(*place) ? PyObject_RichCompareBool(shared[i], *place, Py_EQ) : 0;
+        if (is_same < 0)
+            return -1;
+        if (is_same) {
+            if (shared[i] != *place)
+                Py_SETREF(*place, Py_NewRef(shared[i]));
+            return 0;
+        }
+    }
+    return 0; /* too many of one hash: this one stays as it is */
+}
+
+static void forget_shared(void) {
+    for (size_t i = 0; shared != NULL && i < MOST_SHARED; i++)
+        Py_XDECREF(shared[i]);
+    if (shared != NULL)
+        munmap(shared, MOST_SHARED * sizeof *shared);
+    shared = NULL;
+}
+
+static int is_plain(PyObject *object) { /* of these, what is equal is the same: no 1 is True */
+    if (PyTuple_CheckExact(object)) {
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(object); i++)
+            if (PyTuple_CheckExact(PyTuple_GET_ITEM(object, i)) || !is_plain(PyTuple_GET_ITEM(object, i)))
+                return 0;
+        return 1;
+    }
+    return object == Py_None || PyUnicode_CheckExact(object) || PyBytes_CheckExact(object);
+}
+
+static int share_parts(PyCodeObject *code) {
+    PyObject **parts[] = {&code->co_names,        &code->co_localsplusnames, &code->co_localspluskinds,
+                          &code->co_linetable,    &code->co_exceptiontable,  &code->co_filename,
+                          &code->co_qualname};
+
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (share_one(parts[i]))
+            return -1;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(code->co_consts); i++) {
+        PyObject **place = &((PyTupleObject *)code->co_consts)->ob_item[i];
+        if (PyCode_Check(*place) ? share_parts((PyCodeObject *)*place) : is_plain(*place) && share_one(place))
+            return -1;
+    }
+    return is_plain(code->co_consts) ? share_one(&code->co_consts) : 0;
+}
+
+/* Gives code that has just been unmarshalled the equal names, constants and tables that other code has: marshal itself knows
+ * them within one module only. */
+static PyObject *share(PyObject *module, PyObject *code) {
+    (void)module;
+    if (heap_is_recording() && PyCode_Check(code) && share_parts((PyCodeObject *)code))
+        return NULL;
+    return Py_NewRef(code);
+}
+
 static PyObject *is_being_made(PyObject *module, PyObject *unused) {
     (void)module;
     (void)unused;
@@ -206,11 +281,12 @@ static PyObject *is_being_made(PyObject *module, PyObject *unused) {
 }
 
 static PyObject *set_resume(PyObject *module, PyObject *args) {
-    PyObject *function, *data;
+    PyObject *function, *data, *kept;
 
     (void)module;
-    if (!PyArg_ParseTuple(args, "OO!p", &function, &PyDict_Type, &data, &is_code_frozen))
+    if (!PyArg_ParseTuple(args, "OO!pS", &function, &PyDict_Type, &data, &is_code_frozen, &kept))
         return NULL;
+    Py_XSETREF(places, Py_NewRef(kept));
     Py_XSETREF(resume, Py_NewRef(function));
     Py_XSETREF(environ_data, Py_NewRef(data));
     Py_RETURN_NONE;
@@ -299,6 +375,7 @@ int image_run(int argc, char **argv) {
 static PyMethodDef methods[] = {
     {"is_being_made", is_being_made, METH_NOARGS, PyDoc_STR("Is this the process that becomes the image?")},
     {"immortalize", immortalize, METH_NOARGS, PyDoc_STR("Never free what there is by now; return how many objects.")},
+    {"share", share, METH_O, PyDoc_STR("Let code share its parts with other code, while an image is made; return it.")},
     {"set_resume", set_resume, METH_VARARGS, PyDoc_STR("Choose what a start from the image calls.")},
     {NULL, NULL, 0, NULL},
 };

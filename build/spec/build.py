@@ -156,6 +156,7 @@ class _Static:
             "LC_ALL": "C.UTF-8",
             "PYTHONPATH": os.pathsep.join(map(str, dict.fromkeys(paths))),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONNODEBUGRANGES": "1",  # the columns of a traceback are shown with its source, which is not there
             "PYINSTALLER_ZLIB_COMPRESSION_LEVEL": "9",
             "SHIM_BUILD_STATIC": str(self._bootloader.program),
         }

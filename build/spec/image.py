@@ -25,6 +25,8 @@ _WRITABLE: Final = 2
 _SEGMENT: Final = struct.Struct("<IIQQQQQQ")  # type, flags, offset, address, physical, size in file and memory, alignment
 _PART: Final = struct.Struct("<QQ")
 _WORD: Final = struct.Struct("<Q")
+_COOKIE: Final = b"MEI\014\013\012\013\016"
+_COOKIE_SIZE: Final = 88
 _TIMEOUT_S: Final = 300
 
 
@@ -55,21 +57,21 @@ def make(program: Path, target: Path, emulator: list[str]) -> str:
     Raises:
         BuildFailedError: It does not come to its entry, or the image fails a gate; the text says which.
     """
-    thread, parts = _record(program, emulator)
-    _, again = _record(program, emulator)
+    thread, places, parts = _record(program, emulator)
+    _, _, again = _record(program, emulator)
     if parts != again:
         raise BuildFailedError(f"two images of {target.name} differ{_first_difference(parts, again)}")
     content = program.read_bytes()
     _check_pointers(content, parts, thread)
     _check_text(parts)
-    target.write_bytes(_assemble(content, parts))
+    target.write_bytes(_assemble(content, places, parts))
     target.chmod(0o755)
     sizes = [len(part.data) / 1e6 for part in parts]
     return "image of {:.1f} MB data, {:.1f} MB heap, {:.1f} MB objects".format(*sizes)
 
 
-def _record(program: Path, emulator: list[str]) -> tuple[int, list[Part]]:
-    """Return what pthread_self() says in the program's main thread, and what it has in memory."""
+def _record(program: Path, emulator: list[str]) -> tuple[int, bytes, list[Part]]:
+    """Return what pthread_self() says in the program's main thread, what its archive keeps, and what it has in memory."""
     # Nothing of the build shows: no environment, no folder, no configuration, not even the program's name.
     with tempfile.TemporaryDirectory() as folder:
         ended = subprocess.run(
@@ -90,9 +92,10 @@ def _record(program: Path, emulator: list[str]) -> tuple[int, list[Part]]:
     parts = []
     while data:
         address, size = _PART.unpack_from(data)
-        parts.append(Part(address, data[_PART.size : _PART.size + size].rstrip(b"\0"), size))
+        parts.append(Part(address, data[_PART.size : _PART.size + size].rstrip(b"\0") if parts else data[_PART.size : _PART.size + size], size))
         data = data[_PART.size + size :]
-    return thread, parts
+    places, *parts = parts
+    return thread, places.data, parts
 
 
 def _first_difference(parts: list[Part], again: list[Part]) -> str:
@@ -147,8 +150,24 @@ def _check_text(parts: list[Part]) -> None:
                 raise BuildFailedError(f"the image has {word!r} of the machine that builds")
 
 
-def _assemble(content: bytes, parts: list[Part]) -> bytes:
-    file = bytearray(content)
+def _archive(content: bytes, places: bytes) -> tuple[int, bytes]:
+    """Return where the modules begin in the program, and those of them that the image has not loaded."""
+    cookie = content.rfind(_COOKIE)  # PyInstaller's archive ends with it: its size, and where in it the contents are
+    size, at, length = struct.unpack_from(">III", content, cookie + len(_COOKIE))
+    start = cookie + _COOKIE_SIZE - size
+    while length > 0:
+        entry, offset = struct.unpack_from(">II", content, start + at)
+        if content[start + at + 17 : start + at + 18] == b"z":
+            break
+        at, length = at + entry, length - entry
+    base = start + offset
+    kept = struct.iter_unpack("<QQ", places)
+    return base, b"".join(content[base + old : base + old + size] for old, size in kept)
+
+
+def _assemble(content: bytes, places: bytes, parts: list[Part]) -> bytes:
+    base, archive = _archive(content, places)
+    file = bytearray(content[:base] + archive)
     (table,) = struct.unpack_from("<Q", file, 32)
     data, *heaps = parts
     headers = [each for each in segments(content) if each.kind not in (_PHDR, _EH_FRAME)]

@@ -36,13 +36,13 @@ def make(launch: Callable[[], NoReturn], warm_up: Callable[[], bool]) -> NoRetur
 
     is_warm = warm_up()
     del warm_up
-    _forget_the_build()
+    places = _forget_the_build()
 
     def resume(words: list[str]) -> NoReturn:
         _look_around(words)
         launch()
 
-    _shim_image.set_resume(resume, os.environ._data, is_warm)  # type: ignore[attr-defined]
+    _shim_image.set_resume(resume, os.environ._data, is_warm, places)  # type: ignore[attr-defined]
     del resume
     for _ in range(3):  # the finalizers of one collection leave garbage for the next
         gc.collect()
@@ -51,7 +51,8 @@ def make(launch: Callable[[], NoReturn], warm_up: Callable[[], bool]) -> NoRetur
     raise SystemExit(0)
 
 
-def _forget_the_build() -> None:
+def _forget_the_build() -> bytes:
+    """Drop all that tells of it; return where in the archive the modules are that have not been loaded."""
     for name in [name for name in sys.modules if name.endswith(".warm_up")]:  # no launch needs them
         del sys.modules[name]
         parent, _, own = name.rpartition(".")
@@ -71,6 +72,8 @@ def _forget_the_build() -> None:
     if "tempfile" in sys.modules:
         sys.modules["tempfile"]._name_sequence = None
         sys.modules["tempfile"].tempdir = None
+    (finder,) = (each for each in sys.meta_path if hasattr(each, "settle"))  # build/spec/boot.py
+    return bytes(finder.settle())
 
 
 def _look_around(words: list[str]) -> None:
