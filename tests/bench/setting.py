@@ -17,6 +17,7 @@ from tests.bench.rows import GO, OURS, RUST
 
 CONFIG_VARIABLE: Final = "CONTAINERD_SHIM_CONFIG"
 RUST_RUNTIME: Final = "io.containerd.runc.v2-rs"
+RUST_PROGRAM: Final = "containerd-shim-runc-v2-rs"
 
 
 class Mode(Enum):
