@@ -21,7 +21,7 @@ RUST_PROGRAM: Final = "containerd-shim-runc-v2-rs"
 
 
 class Mode(Enum):
-    """How ours is configured; the value names it in output."""
+    """How ours groups containers."""
 
     SPLIT = "a daemon for each container"
     DENSE = "one daemon for the namespace"
