@@ -39,11 +39,11 @@ class Side:
 
 def sides(release: Release, ours: Path, rust: Path | None) -> Sequence[Side]:
     """Return Go's shim of the release, the Rust one if there is one, and ours."""
-    # Go's serves only the version of its time, as does the Rust one; ours serves both, and is asked for the same.
+    # Go's serves only the version of its time; ours serves both, and is asked for the same.
     service = f"containerd.task.{'v2' if release.major < 2 else 'v3'}.Task"
     found = [Side(GO, GO_RUNTIME, release.go_shim, service)]
     if rust is not None:
-        found.append(Side(RUST, RUST_RUNTIME, rust, service))
+        found.append(Side(RUST, RUST_RUNTIME, rust, "containerd.task.v2.Task"))  # which 2.x speaks too
     return [*found, Side(OURS, RUNTIME, ours, service)]
 
 
