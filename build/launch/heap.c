@@ -63,8 +63,12 @@ static int is_in_image(const void *pointer) {
     return (const char *)pointer >= image_heap_start && (const char *)pointer < image_arenas_end;
 }
 
-static int is_sealed(const void *pointer) {
+int heap_is_sealed(const void *pointer) {
     return !is_recording && is_in_image(pointer);
+}
+
+int heap_is_arena(const void *pointer) {
+    return (const char *)pointer >= image_arenas_start && (const char *)pointer < image_arenas_end;
 }
 
 static void *take(char **top, char *end, size_t size) {
@@ -134,7 +138,7 @@ void *malloc(size_t size) {
 void free(void *pointer) {
     if (is_recording && pointer != NULL)
         memset(pointer, 0, dlmalloc_usable_size(pointer));
-    if (!is_sealed(pointer))
+    if (!heap_is_sealed(pointer))
         dlfree(pointer);
 }
 
@@ -213,7 +217,7 @@ void *heap_arena_alloc(void *context, size_t size) {
 
 void heap_arena_free(void *context, void *start, size_t size) {
     (void)context;
-    if (is_sealed(start))
+    if (heap_is_sealed(start))
         return;
     if (!is_recording) {
         munmap(start, size);

@@ -50,6 +50,48 @@ PyObject *_PyEval_EvalFrameDefault(PyThreadState *tstate, struct _PyInterpreterF
     return eval_adaptive(tstate, frame, throwflag);
 }
 
+/* ---- Python's small objects ---- */
+
+static PyMemAllocatorEx pymalloc[2];
+
+/* A block of the image is never given back: its pool would be used again, and its page written to. */
+static void free_outside(void *original, void *pointer) {
+    if (!heap_is_sealed(pointer))
+        ((PyMemAllocatorEx *)original)->free(((PyMemAllocatorEx *)original)->ctx, pointer);
+}
+
+static void *realloc_outside(void *original, void *pointer, size_t size) {
+    PyMemAllocatorEx *allocator = original;
+    void *moved;
+    size_t have;
+
+    if (!heap_is_sealed(pointer) || !heap_is_arena(pointer)) /* malloc looks after its own */
+        return allocator->realloc(allocator->ctx, pointer, size);
+    have = ((size_t)((poolp)((uintptr_t)pointer & ~(uintptr_t)POOL_SIZE_MASK))->szidx + 1) * ALIGNMENT;
+    moved = allocator->malloc(allocator->ctx, size);
+    if (moved != NULL)
+        memcpy(moved, pointer, have < size ? have : size);
+    return moved;
+}
+
+static void *malloc_anywhere(void *original, size_t size) {
+    return ((PyMemAllocatorEx *)original)->malloc(((PyMemAllocatorEx *)original)->ctx, size);
+}
+
+static void *calloc_anywhere(void *original, size_t count, size_t size) {
+    return ((PyMemAllocatorEx *)original)->calloc(((PyMemAllocatorEx *)original)->ctx, count, size);
+}
+
+void image_prepare(void) {
+    static const PyMemAllocatorDomain domains[] = {PYMEM_DOMAIN_MEM, PYMEM_DOMAIN_OBJ};
+
+    for (size_t i = 0; i < 2; i++) {
+        PyMemAllocatorEx own = {&pymalloc[i], malloc_anywhere, calloc_anywhere, realloc_outside, free_outside};
+        PyMem_GetAllocator(domains[i], &pymalloc[i]);
+        PyMem_SetAllocator(domains[i], &own);
+    }
+}
+
 /* ---- Making it ---- */
 
 int image_is_wanted(void) {
@@ -110,7 +152,6 @@ int image_write(int fd) {
         memset(main_tstate->datastack_top, 0,
                (size_t)((char *)main_tstate->datastack_limit - (char *)main_tstate->datastack_top));
     main_tstate->native_thread_id = 0;
-    forget_shared();
     for (char **each = environ; each != NULL && *each != NULL; each++)
         *each = NULL; /* libc's array lies in the heap */
     PyOS_BeforeFork(); /* takes the import lock, which PyOS_AfterFork_Child gives back */
@@ -202,74 +243,9 @@ static PyObject *immortalize(PyObject *module, PyObject *unused) {
     return PyLong_FromSize_t(made);
 }
 
-/* What code shares: a hash table outside of the heap, which would have a hole by it. */
-#define MOST_SHARED ((size_t)1 << 18)
-static PyObject **shared;
-
-static int share_one(PyObject **place) {
-    Py_hash_t hash = PyObject_Hash(*place);
-
-    if (hash == -1 && PyErr_Occurred())
-        return -1;
-    if (shared == NULL)
-        shared = mmap(NULL, MOST_SHARED * sizeof *shared, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    for (size_t i = (size_t)hash % MOST_SHARED, looks = 0; looks < 64; i = (i + 1) % MOST_SHARED, looks++) {
-        int is_same;
-        if (shared[i] == NULL) {
-            shared[i] = Py_NewRef(*place);
-            return 0;
-        }
-        is_same = Py_TYPE(shared[i]) == Py_TYPE(*place) ? PyObject_RichCompareBool(shared[i], *place, Py_EQ) : 0;
-        if (is_same < 0)
-            return -1;
-        if (is_same) {
-            if (shared[i] != *place)
-                Py_SETREF(*place, Py_NewRef(shared[i]));
-            return 0;
-        }
-    }
-    return 0; /* too many of one hash: this one stays as it is */
-}
-
-static void forget_shared(void) {
-    for (size_t i = 0; shared != NULL && i < MOST_SHARED; i++)
-        Py_XDECREF(shared[i]);
-    if (shared != NULL)
-        munmap(shared, MOST_SHARED * sizeof *shared);
-    shared = NULL;
-}
-
-static int is_plain(PyObject *object) { /* of these, what is equal is the same: no 1 is True */
-    if (PyTuple_CheckExact(object)) {
-        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(object); i++)
-            if (PyTuple_CheckExact(PyTuple_GET_ITEM(object, i)) || !is_plain(PyTuple_GET_ITEM(object, i)))
-                return 0;
-        return 1;
-    }
-    return object == Py_None || PyUnicode_CheckExact(object) || PyBytes_CheckExact(object);
-}
-
-static int share_parts(PyCodeObject *code) {
-    PyObject **parts[] = {&code->co_names,        &code->co_localsplusnames, &code->co_localspluskinds,
-                          &code->co_linetable,    &code->co_exceptiontable,  &code->co_filename,
-                          &code->co_qualname};
-
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        if (share_one(parts[i]))
-            return -1;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(code->co_consts); i++) {
-        PyObject **place = &((PyTupleObject *)code->co_consts)->ob_item[i];
-        if (PyCode_Check(*place) ? share_parts((PyCodeObject *)*place) : is_plain(*place) && share_one(place))
-            return -1;
-    }
-    return is_plain(code->co_consts) ? share_one(&code->co_consts) : 0;
-}
-
-/* Gives code that has just been unmarshalled the equal names, constants and tables that other code has: marshal itself knows
- * them within one module only. */
 static PyObject *share(PyObject *module, PyObject *code) {
     (void)module;
-    if (heap_is_recording() && PyCode_Check(code) && share_parts((PyCodeObject *)code))
+    if (heap_is_recording() && PyCode_Check(code) && share_parts(code))
         return NULL;
     return Py_NewRef(code);
 }
@@ -289,6 +265,7 @@ static PyObject *set_resume(PyObject *module, PyObject *args) {
     Py_XSETREF(places, Py_NewRef(kept));
     Py_XSETREF(resume, Py_NewRef(function));
     Py_XSETREF(environ_data, Py_NewRef(data));
+    share_forget(); /* now: what is freed lies in Python's lists of free objects until the next collection */
     Py_RETURN_NONE;
 }
 

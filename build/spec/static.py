@@ -156,20 +156,20 @@ def _build(folder: Path, python: Python, native: Python, compiler: Compiler, pro
         link = ["ld", "-r", "-z", "muldefs", "-o", "python.o", *mine, "--whole-archive", *whole, "--no-whole-archive"]
         steps.run("link", [*link, *partly], folder)
         program = ["cc", "-static", "-no-pie", "-s", "-o", "bootloader", *rest, "python.o"]
-        _write_order(code / "order.ld")
-        program += [f"-Wl,-T,{code / 'order.ld'}", f"-Wl,-T,{LAUNCH / 'image.ld'}"]
-        program += ["-Wl,--build-id=none", "-Wl,-z,norelro"]
+        _write_script(code / "program.ld")
+        program += [f"-Wl,-T,{code / 'program.ld'}", "-Wl,--build-id=none", "-Wl,-z,norelro"]
         steps.run("link", [*program, f"-Wl,-z,stack-size={_THREAD_STACK}"], folder)
 
 
-def _write_order(path: Path) -> None:
-    """Write the linker script that puts the functions side by side which a shim calls.
+def _write_script(path: Path) -> None:
+    """Write the linker script: image.ld, and the functions that a shim calls side by side.
 
     The kernel maps sixteen pages of a file around each that is touched, so what lies between would be in memory too.
     """
     functions = [line for line in ORDER.read_text().splitlines() if line and not line.startswith("#")]
     wanted = "".join(f"    *(.text.{name})\n" for name in functions)
-    path.write_text(f"SECTIONS {{\n  .text.called : {{\n{wanted}  }}\n}} INSERT BEFORE .text;\n")
+    called = f"SECTIONS {{\n  .text.called : {{\n{wanted}  }}\n}} INSERT BEFORE .text;\n"
+    path.write_text((LAUNCH / "image.ld").read_text() + called)
 
 
 def _write_modules(native: Python, path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 # What PyInstaller's bootloader sets for itself, and what must not change the meaning of an engine's own start.
 _FREEZER_PREFIX = "_PYI_"
+_LONGEST_COMMAND = 1 << 20
 _DROPPED = frozenset({"NOTIFY_SOCKET", "PYINSTALLER_RESET_ENVIRONMENT", "PYINSTALLER_SUPPRESS_SPLASH_SCREEN"})
 
 
