@@ -157,7 +157,7 @@ def _build(folder: Path, python: Python, native: Python, compiler: Compiler, pro
         steps.run("link", [*link, *partly], folder)
         program = ["cc", "-static", "-no-pie", "-s", "-o", "bootloader", *rest, "python.o"]
         _write_script(code / "program.ld")
-        program += [f"-Wl,-T,{code / 'program.ld'}", "-Wl,--build-id=none", "-Wl,-z,norelro"]
+        program += [f"-Wl,-T,{code / 'program.ld'}", "-Wl,--build-id=none", "-Wl,-z,norelro", "-Wl,--gc-sections"]
         steps.run("link", [*program, f"-Wl,-z,stack-size={_THREAD_STACK}"], folder)
 
 
