@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from bootloader import EMBEDDED  # beside this file
+from elf import needed
 from PyInstaller import compat
 from PyInstaller.building import api, build_main
 from PyInstaller.building.build_main import Analysis
@@ -52,9 +53,6 @@ _NEED_LIBRARIES: Final = frozenset(
 # What the static bootloader has inside, and what stands in for that elsewhere.
 _BUILT_IN: Final = frozenset({"google._upb._message"})
 _TWINS: Final = ("shim.host.libc_ctypes",)
-
-# Kinds of segments, and tags of dynamic entries.
-_LOAD, _DYNAMIC, _NEEDED, _STRINGS = 1, 2, 1, 5
 
 # All that a shim's text is ever decoded with; protobuf escapes bytes.  The interpreter itself runs in UTF-8 mode.
 _CODECS: Final = {"aliases", "ascii", "latin_1", "raw_unicode_escape", "unicode_escape", "utf_8"}
@@ -267,9 +265,9 @@ def _are_modules(binaries: Toc) -> bool:
 
     Else one is looked for by its path, or by `ctypes`, and has to be a file.
     """
-    needed = {name for _, source, kind in binaries if kind != "SYMLINK" for name in _needed(Path(source).read_bytes())}
+    names = {name for _, source, kind in binaries if kind != "SYMLINK" for name in needed(Path(source).read_bytes())}
     return all(
-        kind == "EXTENSION" or (kind == "BINARY" and "/" not in name and name.encode() in needed)
+        kind == "EXTENSION" or (kind == "BINARY" and "/" not in name and name.encode() in names)
         for name, _, kind in binaries
     )
 
@@ -308,7 +306,7 @@ def _without_cpp(binaries: Toc, folder: Path) -> Toc:
     """
     name = b"libstdc++.so.6"
     kept = [entry for entry in binaries if not entry[0].startswith(("libstdc++.", "libgcc_s."))]
-    users = {source for _, source, kind in kept if kind != "SYMLINK" and name in _needed(Path(source).read_bytes())}
+    users = {source for _, source, kind in kept if kind != "SYMLINK" and name in needed(Path(source).read_bytes())}
     own = {source for place, source, _ in kept if place.startswith("google/_upb/")}
     if kept == binaries or not users <= own:
         return binaries
@@ -321,31 +319,8 @@ def _without_cpp(binaries: Toc, folder: Path) -> Toc:
 def _forget_needed(library: Path, name: bytes, folder: Path) -> Path:
     """Copy a library that needs one less: where it names that one, it names libc a second time."""
     data = bytearray(library.read_bytes())
-    needed = _needed(data)
-    struct.pack_into("<QQ", data, needed[name][0], _NEEDED, needed[b"libc.so.6"][1])
+    names = needed(data)
+    struct.pack_into("<Q", data, names[name][0] + 8, names[b"libc.so.6"][1])
     copy = folder / library.name
     copy.write_bytes(data)
     return copy
-
-
-def _needed(data: bytes | bytearray) -> dict[bytes, tuple[int, int]]:
-    """Return the names of the libraries that an ELF file needs; for each, where that stands and what stands there.
-
-    Format: 64 bits, least byte first; gABI chapters 4 and 5.  Other files need nothing.
-    """
-    if data[:6] != b"\x7fELF\x02\x01":
-        return {}
-    (table,) = struct.unpack_from("<Q", data, 32)
-    size, count = struct.unpack_from("<HH", data, 54)
-    segments = [struct.unpack_from("<IIQQQQ", data, table + size * number) for number in range(count)]
-    start, length = next(((segment[2], segment[5]) for segment in segments if segment[0] == _DYNAMIC), (0, 0))
-    entries = {offset: struct.unpack_from("<QQ", data, offset) for offset in range(start, start + length, 16)}
-    address = next((value for tag, value in entries.values() if tag == _STRINGS), 0)
-    strings = next(
-        (each[2] + address - each[3] for each in segments if each[0] == _LOAD and 0 <= address - each[3] < each[5]), 0
-    )
-    return {
-        bytes(data[strings + value : data.index(0, strings + value)]): (offset, value)
-        for offset, (tag, value) in entries.items()
-        if tag == _NEEDED
-    }
