@@ -15,16 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cpython import BuildFailedError  # beside this file
+import elf  # beside this file
+from cpython import BuildFailedError
 
 VARIABLE: Final = "SHIM_BUILD_IMAGE"
 _PAGE: Final = 0x10000  # the largest of the architectures'
-_LOAD, _PHDR, _TLS, _EH_FRAME, _STACK = 1, 6, 7, 0x6474E550, 0x6474E551
-_WRITABLE: Final = 2
-_SEGMENT: Final = struct.Struct("<IIQQQQQQ")  # type, flags, offset, address, physical, size in file and memory, alignment
 _PART: Final = struct.Struct("<QQ")
 _WORD: Final = struct.Struct("<Q")
 _TIMEOUT_S: Final = 300
+# An emulator of a process lays each one out alike; with so many bytes of addresses, both stack and mmap are elsewhere.
+_OTHER_LAYOUT: Final = ("-R", "0x100000000")
 
 
 class Part(NamedTuple):
@@ -35,19 +35,6 @@ class Part(NamedTuple):
     memory: int
 
 
-class Segment(NamedTuple):
-    """A program header, as the file has it."""
-
-    kind: int
-    flags: int
-    offset: int
-    address: int
-    physical: int
-    size: int
-    memory: int
-    alignment: int
-
-
 def make(program: Path, target: Path, emulator: list[str]) -> str:
     """Write the program that starts from an image of itself; return a line about it.
 
@@ -55,7 +42,7 @@ def make(program: Path, target: Path, emulator: list[str]) -> str:
         BuildFailedError: It does not come to its entry, or the image fails a gate; the text says which.
     """
     thread, parts = _record(program, emulator)
-    _, again = _record(program, emulator)
+    _, again = _record(program, [*emulator, *_OTHER_LAYOUT] if emulator else [])
     if parts != again:
         raise BuildFailedError(f"two images of {target.name} differ{_first_difference(parts, again)}")
     content = program.read_bytes()
@@ -105,13 +92,6 @@ def _first_difference(parts: list[Part], again: list[Part]) -> str:
     return ""
 
 
-def segments(content: bytes) -> list[Segment]:
-    """Return the program headers of an ELF file of 64 bits, least byte first."""
-    (table,) = struct.unpack_from("<Q", content, 32)
-    size, count = struct.unpack_from("<HH", content, 54)
-    return [Segment(*_SEGMENT.unpack_from(content, table + number * size)) for number in range(count)]
-
-
 def _words(parts: list[Part]) -> Iterator[tuple[int, int]]:
     for part in parts:
         words = array.array("Q", part.data[: len(part.data) & ~7])
@@ -123,11 +103,11 @@ def _words(parts: list[Part]) -> Iterator[tuple[int, int]]:
 def _check_pointers(content: bytes, parts: list[Part], thread: int) -> None:
     """No word may point into libc's data, which another process has anew; only the main thread's name, `thread`, does.
 
-    Pointers to stack, mmap, vdso and the break, which lie elsewhere in each process, make two images differ.
+    Pointers to stack, mmap and vdso, which lie elsewhere in each process, make two images differ.
     """
-    loaded = [segment for segment in segments(content) if segment.kind == _LOAD]
+    loaded = [segment for segment in elf.segments(content) if segment.kind == elf.LOAD]
     image = next(segment for segment in loaded if segment.address == parts[0].address)
-    libc = next(each for each in loaded if each.flags & _WRITABLE and each is not image)
+    libc = next(each for each in loaded if each.flags & elf.SEGMENT_WRITABLE and each is not image)
     bad = []
     for address, word in _words(parts):
         if libc.address <= word < libc.address + libc.memory and word != thread:
@@ -149,11 +129,11 @@ def _assemble(content: bytes, parts: list[Part]) -> bytes:
     file = bytearray(content)
     (table,) = struct.unpack_from("<Q", file, 32)
     data, *heaps = parts
-    headers = [each for each in segments(content) if each.kind not in (_PHDR, _EH_FRAME)]
-    room = len(segments(content))
-    written: list[Segment] = []
+    headers = [each for each in elf.segments(content) if each.kind not in (elf.PHDR, elf.EH_FRAME)]
+    room = len(elf.segments(content))
+    written: list[elf.Segment] = []
     for header in headers:
-        if header.kind != _LOAD or header.address != data.address:
+        if header.kind != elf.LOAD or header.address != data.address:
             written.append(header)
             continue
         file[header.offset : header.offset + data.memory] = data.data.ljust(data.memory, b"\0")
@@ -167,8 +147,8 @@ def _assemble(content: bytes, parts: list[Part]) -> bytes:
             written.append(header._replace(**place, size=len(part.data), memory=part.memory))
     if len(written) > room:
         raise BuildFailedError("the program has no room for two more program headers")
-    for number, header in enumerate(written):
-        _SEGMENT.pack_into(file, table + number * _SEGMENT.size, *header)
+    packed = b"".join(header.pack() for header in written)
+    file[table : table + len(packed)] = packed
     struct.pack_into("<Q", file, 40, 0)  # no sections: their table would be of another file
     struct.pack_into("<HHHH", file, 56, len(written), 0, 0, 0)
     return bytes(file)
