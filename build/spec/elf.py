@@ -13,6 +13,7 @@ LOAD, DYNAMIC, PHDR = 1, 2, 6  # kinds of segments
 EH_FRAME: Final = 0x6474E550
 SEGMENT_WRITABLE: Final = 2
 WRITABLE, ALLOCATED, THREAD_LOCAL = 1, 2, 0x400  # flags of sections
+COMMON: Final = 0xFFF2  # the section of a variable that the linker is to give a place
 
 _SEGMENT: Final = struct.Struct("<IIQQQQQQ")
 _SECTION: Final = struct.Struct("<IIQQQQIIQQ")
