@@ -68,6 +68,13 @@ freeze NAME SCRIPT:
     @packaging/system-packages build
     python build/spec/build.py "$1" --script "$2"
 
+# the shim for arm64: build it, and run it by an emulator (arguments are pytest's)
+arm64 *ARGS:
+    @packaging/system-packages arm64
+    python build/spec/build.py pyrunc --arch arm64
+    python build/spec/build.py emulated --script tests/launch/emulated_shim.py --arch arm64
+    python -m pytest -m arm64 tests/launch "$@"
+
 # feed hostile bytes to the ttrpc core (--inputs N --seed S --target NAME --engine random|atheris)
 fuzz *ARGS:
     @case " $* " in *atheris*) python -c 'import atheris' 2>&- || python -m pip install -q --group fuzz ;; esac

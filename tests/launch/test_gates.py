@@ -1,0 +1,130 @@
+"""The gates of a build of the static bootloader let an object through that is as it has to be, and no other."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import subprocess
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+import pytest
+
+from tests.fakes import ROOT
+
+SCRIPT: Final = (ROOT / "build/launch/image.ld").read_text()
+# What Python has: variables of each kind, constants, and its two thread-local ones.
+RIGHT: Final = """
+static int zero;
+int initialized = 1, *pointer = &zero, common;
+const char *const relocated = "text";
+const int constant = 7;
+__attribute__((section(".PyRuntime"))) int runtime = 1;
+__thread void *_Py_tss_tstate;
+__thread const char *pkgcontext;
+"""
+
+
+@pytest.fixture
+def static(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return build/spec/static.py."""
+    monkeypatch.syspath_prepend(str(ROOT / "build/spec"))
+    return importlib.import_module("static")
+
+
+def compiled(folder: Path, source: str, *flags: str) -> bytes:
+    """Return an object as the linker would be given it."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.fail("there is no C compiler: install gcc", pytrace=False)
+    (folder / "made.c").write_text(source)
+    target = folder / "made.o"
+    command = [compiler, "-O1", "-fdata-sections", *flags, "-c", str(folder / "made.c"), "-o", str(target)]
+    subprocess.run(command, check=True)
+    return target.read_bytes()
+
+
+@pytest.mark.parametrize("flags", [(), ("-fcommon",), ("-fPIC",)])
+def test_an_object_as_pythons_is_let_through(flags: tuple[str, ...], static: ModuleType, tmp_path: Path) -> None:
+    """However the compiler names its sections."""
+    static.check_object(compiled(tmp_path, RIGHT, *flags), SCRIPT)
+
+
+def refusal(static: ModuleType, content: bytes, script: str = SCRIPT) -> str:
+    """Return why an object is refused."""
+    with pytest.raises(static.BuildFailedError) as caught:
+        static.check_object(content, script)
+    return str(caught.value)
+
+
+def test_data_in_a_section_of_another_name_is_refused(static: ModuleType, tmp_path: Path) -> None:
+    """It would be outside the image, and as it was at first in each process."""
+    source = RIGHT + '__attribute__((section("elsewhere"))) int lost = 1;\n'
+
+    assert refusal(static, compiled(tmp_path, source)).endswith(" elsewhere")
+
+
+def test_functions_that_run_before_main_are_refused(static: ModuleType, tmp_path: Path) -> None:
+    """A process that starts from the image would run them over what they have made in it."""
+    source = RIGHT + "__attribute__((constructor)) static void early(void) { initialized = 2; }\n"
+
+    assert ".init_array" in refusal(static, compiled(tmp_path, source))
+
+
+@pytest.mark.parametrize("pattern", [".PyRuntime", ".data.*", ".bss.*", "COMMON"])
+def test_each_kind_of_data_is_asked_of_the_linkers_script(pattern: str, static: ModuleType, tmp_path: Path) -> None:
+    """One that it does not gather is refused."""
+    lacking = SCRIPT.replace(f"{pattern} ", "", 1) if pattern != "COMMON" else SCRIPT.replace(" COMMON", "", 1)
+
+    assert lacking != SCRIPT
+    assert pattern.strip("*") in refusal(static, compiled(tmp_path, RIGHT, "-fcommon"), lacking)
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        (RIGHT + "__thread int unknown;\n", "does not know: unknown;"),
+        (RIGHT + "static __thread int hidden = 3;\nint *at(void) { return &hidden; }\n", "does not know: hidden;"),
+        (RIGHT.replace("__thread void *_Py_tss_tstate;", ""), "that are gone: _Py_tss_tstate"),
+    ],
+)
+def test_thread_local_variables_are_known(source: str, word: str, static: ModuleType, tmp_path: Path) -> None:
+    """One that nothing sets at launch is refused, and so is an object without one that is to be set."""
+    assert word in refusal(static, compiled(tmp_path, source))
+
+
+CONFIGURED: Final = """
+#define HAVE_COMPUTED_GOTOS 1
+#define PY_SUPPORT_TIER 2
+/* #undef POSIX_SEMAPHORES_NOT_ENABLED */
+#define SIZEOF_WCHAR_T 4
+#define HAVE_GCC_ASM_FOR_X64 1
+"""
+
+
+def test_configurations_that_differ_in_the_processor_alone_are_let_through(static: ModuleType) -> None:
+    """As those of both architectures do."""
+    other = CONFIGURED.replace("#define HAVE_GCC_ASM_FOR_X64 1", "/* #undef HAVE_GCC_ASM_FOR_X64 */")
+
+    static.check_configuration(other.replace("TIER 2", "TIER 0"), CONFIGURED)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("#define HAVE_COMPUTED_GOTOS 1", "/* #undef HAVE_COMPUTED_GOTOS */", "HAVE_COMPUTED_GOTOS"),
+        (
+            "/* #undef POSIX_SEMAPHORES_NOT_ENABLED */",
+            "#define POSIX_SEMAPHORES_NOT_ENABLED 1",
+            "POSIX_SEMAPHORES_NOT_ENABLED",
+        ),
+        ("SIZEOF_WCHAR_T 4", "SIZEOF_WCHAR_T 2", "SIZEOF_WCHAR_T"),
+        ("#define SIZEOF_WCHAR_T 4\n", "", "SIZEOF_WCHAR_T"),
+    ],
+)
+def test_other_differences_of_configurations_are_refused(old: str, new: str, name: str, static: ModuleType) -> None:
+    """A configure that can run nothing guesses, and some guesses are wrong."""
+    assert old in CONFIGURED
+    with pytest.raises(static.BuildFailedError, match=name):
+        static.check_configuration(CONFIGURED.replace(old, new), CONFIGURED)
