@@ -112,21 +112,8 @@ int heap_is_recording(void) {
     return is_recording;
 }
 
-/* Zeroes what has been freed, so that nothing of it gets into the image, and forgets the heap: it is sealed. */
+/* Forgets the heap, which is sealed thereby: what comes later lies elsewhere. */
 void heap_seal(struct image_extent *heap, struct image_extent *arenas) {
-    for (msegmentptr segment = &gm->seg; segment != NULL; segment = segment->next) {
-        if (segment->base == NULL)
-            continue;
-        for (mchunkptr chunk = align_as_chunk(segment->base);
-             segment_holds(segment, chunk) && chunk->head != FENCEPOST_HEAD; chunk = next_chunk(chunk)) {
-            if (chunk == gm->top) {
-                memset(chunk, 0, gm->topsize);
-                break;
-            }
-            if (!cinuse(chunk))
-                memset(chunk2mem(chunk), 0, chunksize(chunk) - TWO_SIZE_T_SIZES);
-        }
-    }
     memset(gm, 0, sizeof *gm);
     for (size_t i = 0; i < free_arenas_count; i++)
         memset(free_arenas[i].start, 0, free_arenas[i].size);
@@ -142,7 +129,10 @@ void *malloc(size_t size) {
     return dlmalloc(size);
 }
 
+/* Nothing of what is freed may get into the image, by a block either that is taken again and not filled. */
 void free(void *pointer) {
+    if (is_recording && pointer != NULL)
+        memset(pointer, 0, dlmalloc_usable_size(pointer));
     if (!is_sealed(pointer))
         dlfree(pointer);
 }
@@ -155,12 +145,16 @@ void *realloc(void *pointer, size_t size) {
     size_t have;
     void *moved;
 
-    if (!is_sealed(pointer))
+    if (pointer == NULL || (!is_recording && !is_in_image(pointer)))
         return dlrealloc(pointer, size);
     have = dlmalloc_usable_size(pointer);
+    if (have >= size && size > have / 2)
+        return pointer;
     moved = dlmalloc(size);
-    if (moved != NULL)
+    if (moved != NULL) {
         memcpy(moved, pointer, have < size ? have : size);
+        free(pointer);
+    }
     return moved;
 }
 

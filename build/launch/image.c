@@ -18,6 +18,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "image.h"
@@ -111,6 +112,8 @@ int image_write(int fd) {
     return close(fd);
 }
 
+#define MOST_OBJECTS ((size_t)16 << 20)
+
 struct todo {
     PyObject **objects;
     size_t count, room;
@@ -125,12 +128,12 @@ static int add(PyObject *object, void *argument) {
 
     if (object == NULL || _Py_IsImmortal(object) || is_passing(object))
         return 0;
-    if (todo->count == todo->room) {
-        todo->room = todo->room ? 2 * todo->room : 1 << 16;
-        todo->objects = PyMem_RawRealloc(todo->objects, todo->room * sizeof *todo->objects);
-        if (todo->objects == NULL)
-            Py_FatalError("no memory");
+    if (todo->objects == NULL) { /* not in the heap, which would have a hole by it */
+        todo->room = MOST_OBJECTS;
+        todo->objects = mmap(NULL, todo->room * sizeof object, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     }
+    if (todo->objects == MAP_FAILED || todo->count == todo->room)
+        Py_FatalError("too many objects for an image");
     _Py_SetImmortalUntracked(object);
     todo->objects[todo->count++] = object;
     return 0;
@@ -163,20 +166,22 @@ static void add_parts(PyObject *object, struct todo *todo) {
     }
 }
 
+static int add_found(PyObject *object, void *todo) {
+    add(object, todo);
+    return 1;
+}
+
 /* Counting references writes to the objects; what is never freed needs no count (PEP 683). */
-static PyObject *immortalize(PyObject *module, PyObject *objects) {
+static PyObject *immortalize(PyObject *module, PyObject *unused) {
     struct todo todo = {NULL, 0, 0};
     size_t made = 0;
 
     (void)module;
-    if (!PyList_Check(objects))
-        return PyErr_Format(PyExc_TypeError, "a list of objects is wanted");
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(objects); i++)
-        if (PyList_GET_ITEM(objects, i) != objects)
-            add(PyList_GET_ITEM(objects, i), &todo);
+    (void)unused;
+    PyUnstable_GC_VisitObjects(add_found, &todo);
     for (; todo.count > 0; made++)
         add_parts(todo.objects[--todo.count], &todo);
-    PyMem_RawFree(todo.objects);
+    munmap(todo.objects, todo.room * sizeof *todo.objects);
     return PyLong_FromSize_t(made);
 }
 
@@ -279,7 +284,7 @@ int image_run(int argc, char **argv) {
 
 static PyMethodDef methods[] = {
     {"is_being_made", is_being_made, METH_NOARGS, PyDoc_STR("Is this the process that becomes the image?")},
-    {"immortalize", immortalize, METH_O, PyDoc_STR("Never free these objects, nor what they refer to.")},
+    {"immortalize", immortalize, METH_NOARGS, PyDoc_STR("Never free what there is by now; return how many objects.")},
     {"set_resume", set_resume, METH_VARARGS, PyDoc_STR("Choose what a start from the image calls.")},
     {NULL, NULL, 0, NULL},
 };

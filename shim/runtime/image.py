@@ -35,6 +35,7 @@ def make(launch: Callable[[], NoReturn], warm_up: Callable[[], None]) -> NoRetur
     import _shim_image
 
     warm_up()
+    del warm_up
     _forget_the_build()
 
     def resume(words: list[str]) -> NoReturn:
@@ -45,12 +46,16 @@ def make(launch: Callable[[], NoReturn], warm_up: Callable[[], None]) -> NoRetur
     del resume
     for _ in range(3):  # the finalizers of one collection leave garbage for the next
         gc.collect()
-    _shim_image.immortalize(gc.get_objects())
+    _shim_image.immortalize()
     gc.freeze()
     raise SystemExit(0)
 
 
 def _forget_the_build() -> None:
+    for name in [name for name in sys.modules if name.endswith(".warm_up")]:  # no launch needs them
+        del sys.modules[name]
+        parent, _, own = name.rpartition(".")
+        delattr(sys.modules[parent], own)
     os.environ._data.clear()  # type: ignore[attr-defined]
     sys.argv[:] = sys.orig_argv[:] = []
     sys.path[:] = []
