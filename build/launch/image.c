@@ -2,18 +2,11 @@
  *
  * Rule: a restored process is as the child of a fork: PyOS_AfterFork_Child repairs what depends on threads and locks.
  * What a fork keeps and an exec loses is repaired here by hand.  Every internal of CPython that is used stands in
- * docs/launch.md, and is checked here by name or size when this is compiled.
+ * docs/launch.md, and internals.h checks what a name does not tell.
  * Spec: CPython 3.13, Python/pystate.c, Objects/obmalloc.c, Modules/posixmodule.c (PyOS_AfterFork_Child).
  */
 #define _GNU_SOURCE
 #include <Python.h>
-#include <internal/pycore_gc.h>
-#include <internal/pycore_interp.h>
-#include <internal/pycore_long.h>
-#include <internal/pycore_object.h>
-#include <internal/pycore_obmalloc.h>
-#include <internal/pycore_pystate.h>
-#include <internal/pycore_runtime.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -22,10 +15,7 @@
 #include <unistd.h>
 
 #include "image.h"
-
-_Static_assert(PY_VERSION_HEX >> 16 == 0x030d, "the internals that are used here were looked at in 3.13");
-_Static_assert(ARENA_SIZE == 1 << 20 && POOL_SIZE == 1 << 14, "pymalloc: arenas of 1 MiB in pools of 16 KiB");
-_Static_assert(NB_SMALL_SIZE_CLASSES == 32 && ALIGNMENT == 16, "pymalloc: 32 sizes in steps of 16 bytes");
+#include "internals.h"
 
 extern char image_data_start[], image_data_end[];
 extern char **environ;
