@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include <Python.h>
 #include <errno.h>
+#include <locale.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -87,6 +88,8 @@ int image_write(int fd) {
     main_tstate->native_thread_id = 0;
     for (char **each = environ; each != NULL && *each != NULL; each++)
         *each = NULL; /* libc's array lies in the heap */
+    for (int signum = 1; signum < Py_NSIG; signum++) /* which are ignored where this is built is nothing to a launch */
+        _PyRuntime.signals.handlers[signum].func = _PyLong_GetZero();
     PyOS_BeforeFork(); /* takes the import lock, which PyOS_AfterFork_Child gives back */
     seal_pools();
     heap_seal(&heap, &arenas);
@@ -250,7 +253,7 @@ static void read_signals(void) {
 
 int image_run(int argc, char **argv) {
     _PyRuntimeState *runtime = &_PyRuntime;
-    PyObject *words, *code;
+    PyObject *words;
 
     heap_start(0);
     _Py_tss_tstate = main_tstate;
@@ -259,17 +262,17 @@ int image_run(int argc, char **argv) {
     if (PyThread_tss_create(&runtime->autoTSSkey) || PyThread_tss_set(&runtime->autoTSSkey, main_tstate))
         return fail("no thread-specific storage");
     main_tstate->thread_id = PyThread_get_thread_ident();
+    setlocale(LC_CTYPE, ""); /* as Python does when it starts */
     read_signals();
     PyOS_AfterFork_Child();
     words = decode_all(argc, argv);
     if (words == NULL || fill_environ())
         return fail("not enough memory");
-    code = PyObject_CallOneArg(resume, words);
-    if (code == NULL) {
+    if (PyObject_CallOneArg(resume, words) == NULL) { /* it ends the process, unless it fails */
         PyErr_Print();
-        return 1;
+        Py_Finalize(); /* what is still buffered, and atexit */
     }
-    return (int)PyLong_AsLong(code);
+    return 1;
 }
 
 static PyMethodDef methods[] = {

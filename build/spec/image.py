@@ -57,12 +57,12 @@ def make(program: Path, target: Path, emulator: list[str]) -> str:
 
 def _record(program: Path, emulator: list[str]) -> tuple[int, list[Part]]:
     """Return what pthread_self() says in the program's main thread, and what it has in memory."""
-    # Nothing of the build shows: no environment, no folder, no configuration, not even the program's name.
+    # Nothing of the build shows: no environment, no folder, no configuration, no time zone, not even the program's name.
     with tempfile.TemporaryDirectory() as folder:
         ended = subprocess.run(
             [*emulator, str(program)] if emulator else ["shim"],
             executable=None if emulator else program,
-            env={VARIABLE: "stdout", "CONTAINERD_SHIM_CONFIG": ""},
+            env={VARIABLE: "stdout", "CONTAINERD_SHIM_CONFIG": "", "TZ": "UTC0"},
             cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -71,6 +71,13 @@ def _forget_the_build() -> None:
     if "tempfile" in sys.modules:
         sys.modules["tempfile"]._name_sequence = None
         sys.modules["tempfile"].tempdir = None
+    # What these take from the clock and the kernel when they are imported.
+    if "random" in sys.modules:
+        sys.modules["random"].seed(0)  # a start seeds it anew, as the child of a fork does
+    if "logging" in sys.modules:
+        sys.modules["logging"]._startTime = 0
+    if "multiprocessing.process" in sys.modules:
+        sys.modules["multiprocessing.process"].current_process().authkey = b""
 
 
 def _look_around(words: list[str]) -> None:
@@ -93,8 +100,15 @@ def _look_around(words: list[str]) -> None:
             continue
     if "threading" in sys.modules:
         sys.modules["threading"].main_thread()._set_native_id()
-    if "time" in sys.modules and "TZ" in os.environ:
+    if "time" in sys.modules:
         sys.modules["time"].tzset()
+    signals = sys.modules["_signal"]
+    if signals.getsignal(signals.SIGINT) == signals.SIG_DFL:
+        signals.signal(signals.SIGINT, signals.default_int_handler)
+    if "logging" in sys.modules:
+        sys.modules["logging"]._startTime = sys.modules["time"].time_ns()
+    if "multiprocessing.process" in sys.modules:
+        sys.modules["multiprocessing.process"].current_process().authkey = os.urandom(32)
 
 
 def _is_open(fd: int) -> bool:
