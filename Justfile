@@ -73,6 +73,7 @@ arm64 *ARGS:
     @packaging/system-packages arm64
     python build/spec/build.py pyrunc --arch arm64
     python build/spec/build.py emulated --script tests/launch/emulated_shim.py --arch arm64
+    python build/spec/build.py checks --script tests/launch/frozen/checks.py --arch arm64
     python -m pytest -m arm64 tests/launch "$@"
 
 # feed hostile bytes to the ttrpc core (--inputs N --seed S --target NAME --engine random|atheris)

@@ -21,6 +21,9 @@ from shim.api.types_pb2 import RuntimeInfo
 from shim.testing import FakeContainerd, FakeRunc, RunningShim, wait_until
 from shim.ttrpc import RpcError
 from tests.fakes import ROOT
+from tests.launch.field import Program
+from tests.launch.frozen import language, processes, surroundings
+from tests.launch.frozen.registry import CHECKS
 
 NAME: Final = "containerd-shim-pyrunc-v1"
 SPEC: Final = {
@@ -37,6 +40,12 @@ clone = ctypes.CDLL(None).syscall
 os.fork = lambda: clone(NUMBER, CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0)
 runpy.run_path({runc!r}, run_name="__main__")
 """
+_MODULES = (language, processes, surroundings)  # which fill CHECKS
+# What the emulator does otherwise than a kernel.
+OF_THE_EMULATOR: Final = {
+    "memory_errors_come_of_a_limit": "a limit of memory would be the emulator's own, and is not set",
+    "the_command_line_is_known": "stat of /proc/self/exe finds the emulator",
+}
 pytestmark = [pytest.mark.arm64, pytest.mark.timeout(120)]
 
 
@@ -142,6 +151,21 @@ def test_a_runtime_that_is_not_there_is_told(containerd: FakeContainerd, runc: F
 
     with pytest.raises(RpcError, match="leaving"):
         create(shim, runc)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.xfail(reason=OF_THE_EMULATOR[name])) if name in OF_THE_EMULATOR else name
+        for name in CHECKS
+    ],
+)
+def test_the_interpreter_passes_the_check(name: str) -> None:
+    """As test_checks.py has it on this machine's processor."""
+    emulator, program = starting("containerd-shim-checks-v1")
+    answer = Program(Path(program)).ask(name, wrapper=[emulator], environment={**os.environ, "CHECK_REMOVED": "x"})
+
+    assert (name, None) == (answer["name"], answer["error"])
 
 
 # Writes an image as build/launch/image.c does: the name of its thread, then one part, in which there is a word.

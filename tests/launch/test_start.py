@@ -129,7 +129,9 @@ def test_time_zone_is_that_of_the_host(program: Program, zone: str) -> None:
     if not os.path.exists(source):
         pytest.fail(f"there is no {source}: install the Debian package tzdata", pytrace=False)
     environment = {"PATH": os.defpath}
-    wrapper = in_mounts("mount -t tmpfs shim-test /mnt", f"cp {source} /mnt/zone", *_bind("/mnt/zone", "/etc/localtime"))
+    wrapper = in_mounts(
+        "mount -t tmpfs shim-test /mnt", f"cp {source} /mnt/zone", *_bind("/mnt/zone", "/etc/localtime")
+    )
     names, timezone, _, _ = program.ask("facts", environment=environment, wrapper=wrapper)["tz"]
     script = "import json, time; print(json.dumps([time.tzname, time.timezone]))"
     expected = subprocess.run(
