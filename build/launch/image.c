@@ -26,6 +26,19 @@ static PyThreadState *main_tstate;
 static PyObject *resume;       /* called with argv and the path of this program, once Python is repaired */
 static PyObject *environ_data; /* what os.environ keeps its bytes in */
 
+/* ---- Which main loop runs ---- */
+
+PyObject *eval_adaptive(PyThreadState *tstate, struct _PyInterpreterFrame *frame, int throwflag);
+PyObject *eval_frozen(PyThreadState *tstate, struct _PyInterpreterFrame *frame, int throwflag);
+
+static int is_code_frozen; /* the image has been warmed up, and its code is not rewritten any more */
+
+PyObject *_PyEval_EvalFrameDefault(PyThreadState *tstate, struct _PyInterpreterFrame *frame, int throwflag) {
+    if (is_code_frozen && image_is_made)
+        return eval_frozen(tstate, frame, throwflag);
+    return eval_adaptive(tstate, frame, throwflag);
+}
+
 /* ---- Making it ---- */
 
 int image_is_wanted(void) {
@@ -188,7 +201,7 @@ static PyObject *set_resume(PyObject *module, PyObject *args) {
     PyObject *function, *data;
 
     (void)module;
-    if (!PyArg_ParseTuple(args, "OO!", &function, &PyDict_Type, &data))
+    if (!PyArg_ParseTuple(args, "OO!p", &function, &PyDict_Type, &data, &is_code_frozen))
         return NULL;
     Py_XSETREF(resume, Py_NewRef(function));
     Py_XSETREF(environ_data, Py_NewRef(data));

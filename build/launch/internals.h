@@ -6,6 +6,7 @@
 #ifndef INTERNALS_H
 #define INTERNALS_H
 #include <Python.h>
+#include <internal/pycore_ceval.h>
 #include <internal/pycore_gc.h>
 #include <internal/pycore_interp.h>
 #include <internal/pycore_long.h>

@@ -125,8 +125,10 @@ def _build(folder: Path, python: Python, native: Python, compiler: Compiler, pro
     _write_modules(native, code / "modules.c")
     _write_functions(bootloader / "src" / "pyi_dylib_python.c", code / "functions.inc")
     jobs: list[tuple[Path, list[str]]] = []
-    headers = [flag.replace("-I", "-isystem", 1) for flag in [*python.includes, f"-I{bootloader / 'src'}"]]
-    own = [*_STRICT, *_OWN_MALLOC, "-DPy_BUILD_CORE=1", "-DHAVE_STDBOOL_H=1", *headers, f"-I{malloc}", f"-I{code}"]
+    includes = [*python.includes, f"-I{python.folder / 'source' / 'Python'}", f"-I{bootloader / 'src'}"]
+    headers = [flag.replace("-I", "-isystem", 1) for flag in includes]
+    own = [*_STRICT, *_OWN_MALLOC, "-fno-strict-overflow", *headers, f"-I{malloc}", f"-I{code}"]
+    own += ["-DPy_BUILD_CORE=1", "-DHAVE_STDBOOL_H=1", "-DNDEBUG"]
     jobs += [(path, own) for path in [*sorted(LAUNCH.glob("*.c")), code / "modules.c"]]
     upb = [f"-I{protobuf}", f"-I{protobuf / 'utf8_range'}", *python.includes[:2], "-DNDEBUG", "-fvisibility=hidden"]
     places = ("google/protobuf/*.c", "python/*.c", "upb/**/*.c", "utf8_range/*.c")
@@ -153,9 +155,14 @@ def _build(folder: Path, python: Python, native: Python, compiler: Compiler, pro
         mine = [str(objects[path]) for path, _ in jobs if path not in theirs]
         # Their zlib is part of Python's, in which there is more.
         rest = [str(objects[path]) for path in objects if path in theirs and path.parent.name != "zlib"]
-        whole, *partly = python.libraries[:2], *python.libraries[2:], *python.more_libraries
-        link = ["ld", "-r", "-o", "python.o", "--whole-archive", *map(str, whole), "--no-whole-archive"]
-        steps.run("link", [*link, *mine, *map(str, partly)], folder)
+        library, *rest_of_python = python.libraries
+        shutil.copyfile(library, folder / library.name)
+        steps.run("link", ["ar", "d", library.name, "ceval.o"], folder)  # both of ours take its place
+        whole = [library.name, str(rest_of_python[0])]
+        partly = [str(each) for each in (*rest_of_python[1:], *python.more_libraries)]
+        # Of the second main loop, whatever the first one has too is left out.
+        link = ["ld", "-r", "-z", "muldefs", "-o", "python.o", *mine, "--whole-archive", *whole, "--no-whole-archive"]
+        steps.run("link", [*link, *partly], folder)
         check_object((folder / "python.o").read_bytes(), (LAUNCH / "image.ld").read_text())
         program = ["cc", "-static", "-no-pie", *rest, "python.o"]
         program += [f"-Wl,-T,{LAUNCH / 'image.ld'}", "-Wl,--build-id=none", "-Wl,-z,norelro"]

@@ -27,14 +27,14 @@ def is_being_made() -> bool:
     return bool(_shim_image.is_being_made())
 
 
-def make(launch: Callable[[], NoReturn], warm_up: Callable[[], None]) -> NoReturn:
+def make(launch: Callable[[], NoReturn], warm_up: Callable[[], bool]) -> NoReturn:
     """Become the image: warm up, drop what belongs to the build, and let each start call `launch`.
 
-    The interpreter writes the image down when the last frame has ended.
+    `warm_up` says whether whole lives have been run, so that code is as it shall stay.  The interpreter writes the image down when the last frame has ended.
     """
     import _shim_image
 
-    warm_up()
+    is_warm = warm_up()
     del warm_up
     _forget_the_build()
 
@@ -42,7 +42,7 @@ def make(launch: Callable[[], NoReturn], warm_up: Callable[[], None]) -> NoRetur
         _look_around(words)
         launch()
 
-    _shim_image.set_resume(resume, os.environ._data)  # type: ignore[attr-defined]
+    _shim_image.set_resume(resume, os.environ._data, is_warm)  # type: ignore[attr-defined]
     del resume
     for _ in range(3):  # the finalizers of one collection leave garbage for the next
         gc.collect()
