@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Final
@@ -92,6 +93,55 @@ def test_each_kind_of_data_is_asked_of_the_linkers_script(pattern: str, static: 
 def test_thread_local_variables_are_known(source: str, word: str, static: ModuleType, tmp_path: Path) -> None:
     """One that nothing sets at launch is refused, and so is an object without one that is to be set."""
     assert word in refusal(static, compiled(tmp_path, source))
+
+
+@pytest.fixture(scope="session")
+def python() -> tuple[list[str], dict[str, str]]:
+    """Return what compiles for the Python that shims have inside, and the environment for it."""
+    sys.path.insert(0, str(ROOT / "build/spec"))
+    try:
+        cpython = importlib.import_module("cpython")
+    finally:
+        sys.path.remove(str(ROOT / "build/spec"))
+    compiler = cpython.Compiler(cpython.machine())
+    includes = cpython.find(cpython.machine()).includes
+    flags = ["-std=gnu11", "-DPy_BUILD_CORE=1", "-DNDEBUG", *includes]
+    return [str(compiler.wrappers() / "cc"), *flags], compiler.environment()
+
+
+@pytest.mark.timeout(600)  # the first test that needs that Python may have to wait for its build
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("", ""),
+        ("0x030d", "0x030e"),
+        ("sizeof(PyThreadState) == 304", "sizeof(PyThreadState) == 312"),
+        ("sizeof(_PyThreadStateImpl) == 336", "sizeof(_PyThreadStateImpl) == 344"),
+        ("native_thread_id), unsigned long", "native_thread_id), unsigned int"),
+        ("current_frame), struct _PyInterpreterFrame *", "current_frame), struct _PyCFrame *"),
+        ("autoTSSkey)", "autoTSSkeys)"),
+        ("POOL_SIZE == 1 << 14", "POOL_SIZE == 1 << 12"),
+        ("MAX_POOLS_IN_ARENA + 1 + 8", "MAX_POOLS_IN_ARENA + 1 + 9"),
+        ("sizeof(PyCodeObject) == 208", "sizeof(PyCodeObject) == 216"),
+        ("!WITH_PYMALLOC_RADIX_TREE", "WITH_PYMALLOC_RADIX_TREE"),
+    ],
+)
+def test_a_structure_of_another_size_does_not_compile(
+    old: str, new: str, python: tuple[list[str], dict[str, str]], tmp_path: Path
+) -> None:
+    """As it is the header compiles; where CPython is not as it says, it does not."""
+    command, environment = python
+    text = (ROOT / "build/launch/internals.h").read_text()
+    (tmp_path / "made.c").write_text(text.replace(old, new, 1) if old else text)
+    done = subprocess.run(
+        [*command, "-c", str(tmp_path / "made.c"), "-o", str(tmp_path / "made.o")],
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
+
+    assert old in text
+    assert (done.returncode == 0) == (old == new), done.stderr
 
 
 CONFIGURED: Final = """
