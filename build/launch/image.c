@@ -91,7 +91,7 @@ int image_write(int fd) {
     uint64_t thread = PyThread_get_thread_ident();
 
     main_tstate = PyThreadState_Get();
-    if (main_tstate->current_frame != NULL || main_tstate->next != NULL) {
+    if (main_tstate->current_frame != NULL || main_tstate->prev != NULL || main_tstate->next != NULL) {
         fputs("image: a Python frame or a second thread is left\n", stderr);
         return -1;
     }

@@ -28,7 +28,8 @@ _Static_assert(sizeof(PyThreadState) == 304 && sizeof(_PyThreadStateImpl) == 336
 _Static_assert(IS(OF(PyThreadState, thread_id), unsigned long), "what pthread_self says");
 _Static_assert(IS(OF(PyThreadState, native_thread_id), unsigned long), "what gettid says");
 _Static_assert(IS(OF(PyThreadState, current_frame), struct _PyInterpreterFrame *), "NULL outside Python code");
-_Static_assert(IS(OF(PyThreadState, next), PyThreadState *), "the list of threads");
+_Static_assert(IS(OF(PyThreadState, prev), PyThreadState *) && IS(OF(PyThreadState, next), PyThreadState *),
+               "the list of threads");
 _Static_assert(IS(OF(PyThreadState, datastack_top), PyObject **), "the first free word of Python's stack");
 _Static_assert(IS(OF(PyThreadState, datastack_limit), PyObject **), "the end of Python's stack");
 _Static_assert(sizeof(Py_tss_t) == 8 && IS(OF(_PyRuntimeState, autoTSSkey), Py_tss_t) &&

@@ -96,7 +96,7 @@ def _first_difference(parts: list[Part], again: list[Part]) -> str:
 
 def _words(parts: list[Part]) -> Iterator[tuple[int, int]]:
     for part in parts:
-        words = array.array("Q", part.data[: len(part.data) & ~7])
+        words = array.array("Q", part.data + bytes(-len(part.data) % 8))
         for number, word in enumerate(words):
             if word > 0xFFFFFF:  # else no address at all
                 yield part.address + number * 8, word

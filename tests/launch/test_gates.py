@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Final
 import pytest
 
 from tests.fakes import ROOT
+from tests.launch.conftest import freeze
 
 SCRIPT: Final = (ROOT / "build/launch/image.ld").read_text()
 # What Python has: variables of each kind, constants, and its two thread-local ones.
@@ -144,6 +147,51 @@ def test_a_structure_of_another_size_does_not_compile(
     assert (done.returncode == 0) == (old == new), done.stderr
 
 
+def program(*places: tuple[int, int, int]) -> bytes:
+    """Return an ELF file of nothing but program headers: of each segment the flags, the address and the size."""
+    elf = importlib.import_module("elf")
+    packed = [elf.Segment(elf.LOAD, flags, 0, start, start, size, size, 4096).pack() for flags, start, size in places]
+    header = bytearray(b"\x7fELF\x02\x01".ljust(64, b"\0"))
+    struct.pack_into("<Q", header, 32, len(header))
+    struct.pack_into("<HH", header, 54, len(packed[0]), len(packed))
+    return bytes(header) + b"".join(packed)
+
+
+@pytest.mark.parametrize(
+    ("word", "is_right"),
+    [
+        (0x2000000, False),
+        (0x2000FFF, False),
+        (0x2000100, True),  # the main thread's name
+        (0x2001000, True),
+        (0x1000010, True),  # a function
+        (0x10000010, True),  # another object
+        (7, True),
+    ],
+)
+def test_a_pointer_into_libcs_data_is_found(word: int, is_right: bool, static: ModuleType) -> None:
+    """Wherever it lies; what is alike in every process may be pointed to."""
+    image = importlib.import_module("image")
+    content = program((5, 0x1000000, 0x1000), (6, 0x2000000, 0x1000), (6, 0x10000000, 0x1000))
+    part = image.Part(0x10000000, struct.pack("<2Q", 0, word).rstrip(b"\0"), 0x1000)
+    try:
+        image._check_pointers(content, [part], 0x2000100)
+        refused = ""
+    except static.BuildFailedError as error:
+        refused = str(error)
+
+    assert refused == ("" if is_right else f"the image points into libc's data: {word:#x} at 0x10000008")
+
+
+def test_a_name_of_the_machine_that_builds_is_found(static: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the middle of a text."""
+    image = importlib.import_module("image")
+    monkeypatch.setenv("HOME", "/home/builder")
+    image._check_text([image.Part(0x10000000, b"a text of nothing", 4096)])
+    with pytest.raises(static.BuildFailedError, match="'/home/builder' of the machine that builds"):
+        image._check_text([image.Part(0x10000000, b"in /home/builder/src", 4096)])
+
+
 CONFIGURED: Final = """
 #define HAVE_COMPUTED_GOTOS 1
 #define PY_SUPPORT_TIER 2
@@ -178,3 +226,42 @@ def test_other_differences_of_configurations_are_refused(old: str, new: str, nam
     assert old in CONFIGURED
     with pytest.raises(static.BuildFailedError, match=name):
         static.check_configuration(CONFIGURED.replace(old, new), CONFIGURED)
+
+
+@pytest.fixture(scope="session")
+def leaving() -> Path:
+    """Return the program of frozen/leaving.py, which has no image yet."""
+    return freeze("leaving", Path(__file__).parent / "frozen" / "leaving.py", "static")
+
+
+def recorded(program: Path, what: str) -> subprocess.CompletedProcess[bytes]:
+    """Let it write its image down, as the build does."""
+    environment = {"SHIM_BUILD_IMAGE": "stdout", "LEAVE": what}
+    return subprocess.run([str(program)], env=environment, capture_output=True, check=False)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("what", "complaint"),
+    [
+        ("descriptor", r"image: descriptor \d+ is left open\n"),
+        ("child", "image: a child is left\n"),
+        ("thread", "image: a Python frame or a second thread is left\n.*"),
+    ],
+)
+def test_an_image_that_would_have_something_left_is_refused(what: str, complaint: str, leaving: Path) -> None:
+    """Nothing is written then."""
+    done = recorded(leaving, what)
+
+    assert (1, b"") == (done.returncode, done.stdout)
+    assert re.fullmatch(complaint, done.stderr.decode(), re.DOTALL)
+
+
+@pytest.mark.timeout(600)
+def test_an_image_differs_by_the_time_alone_that_it_has(leaving: Path) -> None:
+    """Which is how the build finds out about it."""
+    (nothing, again, time, later) = (recorded(leaving, what) for what in ("nothing", "nothing", "time", "time"))
+
+    assert nothing.returncode == time.returncode == 0
+    assert nothing.stdout == again.stdout
+    assert time.stdout != later.stdout
