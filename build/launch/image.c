@@ -90,13 +90,13 @@ int image_write(int fd) {
         fputs("image: a Python frame or a second thread is left\n", stderr);
         return -1;
     }
-    if (main_tstate->datastack_top != NULL)
-        memset(main_tstate->datastack_top, 0,
-               (size_t)((char *)main_tstate->datastack_limit - (char *)main_tstate->datastack_top));
     main_tstate->native_thread_id = 0;
     for (char **each = environ; each != NULL && *each != NULL; each++)
         *each = NULL; /* libc's array lies in the heap */
-    PyOS_BeforeFork(); /* takes the import lock, which PyOS_AfterFork_Child gives back */
+    PyOS_BeforeFork(); /* takes the import lock, which PyOS_AfterFork_Child gives back; calls what was registered */
+    if (main_tstate->datastack_top != NULL)
+        memset(main_tstate->datastack_top, 0,
+               (size_t)((char *)main_tstate->datastack_limit - (char *)main_tstate->datastack_top));
     seal_pools();
     heap_seal(&heap, &arenas);
     image_is_made = 1;

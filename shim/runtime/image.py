@@ -66,6 +66,10 @@ def _forget_the_build() -> None:
     if "tempfile" in sys.modules:
         sys.modules["tempfile"]._name_sequence = None
         sys.modules["tempfile"].tempdir = None
+    if "random" in sys.modules:
+        sys.modules["random"].seed(0)  # it seeds itself anew in the child of a fork, and so at each start
+    if "logging" in sys.modules:
+        sys.modules["logging"]._startTime = 0
 
 
 def _look_around(words: list[str]) -> None:
@@ -90,6 +94,9 @@ def _look_around(words: list[str]) -> None:
         sys.modules["threading"].main_thread()._set_native_id()
     if "time" in sys.modules and "TZ" in os.environ:
         sys.modules["time"].tzset()
+    if "logging" in sys.modules:  # relativeCreated counts from here
+        logging = sys.modules["logging"]
+        logging._startTime = logging.time.time_ns()
 
 
 def _is_open(fd: int) -> bool:
