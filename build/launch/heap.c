@@ -138,8 +138,17 @@ void heap_seal(struct image_extent *heap, struct image_extent *arenas) {
     is_recording = 0;
 }
 
+/* Nothing of what lay there before gets into the image with the bytes that are never written. */
+static void *cleared(void *block, size_t from) {
+    size_t size;
+
+    if (is_recording && block != NULL && (size = dlmalloc_usable_size(block)) > from)
+        memset((char *)block + from, 0, size - from);
+    return block;
+}
+
 void *malloc(size_t size) {
-    return dlmalloc(size);
+    return cleared(dlmalloc(size), 0);
 }
 
 void free(void *pointer) {
@@ -155,9 +164,9 @@ void *realloc(void *pointer, size_t size) {
     size_t have;
     void *moved;
 
+    have = pointer != NULL ? dlmalloc_usable_size(pointer) : 0;
     if (!is_sealed(pointer))
-        return dlrealloc(pointer, size);
-    have = dlmalloc_usable_size(pointer);
+        return cleared(dlrealloc(pointer, size), have);
     moved = dlmalloc(size);
     if (moved != NULL)
         memcpy(moved, pointer, have < size ? have : size);
@@ -165,11 +174,11 @@ void *realloc(void *pointer, size_t size) {
 }
 
 void *memalign(size_t alignment, size_t size) {
-    return dlmemalign(alignment, size);
+    return cleared(dlmemalign(alignment, size), 0);
 }
 
 void *aligned_alloc(size_t alignment, size_t size) {
-    return dlmemalign(alignment, size);
+    return memalign(alignment, size);
 }
 
 int posix_memalign(void **result, size_t alignment, size_t size) {
@@ -177,7 +186,7 @@ int posix_memalign(void **result, size_t alignment, size_t size) {
 
     if (alignment < sizeof(void *) || (alignment & (alignment - 1)) != 0)
         return EINVAL;
-    pointer = dlmemalign(alignment, size);
+    pointer = memalign(alignment, size);
     if (pointer == NULL)
         return ENOMEM;
     *result = pointer;

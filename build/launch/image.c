@@ -15,9 +15,11 @@
 #include <internal/pycore_pystate.h>
 #include <internal/pycore_runtime.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/select.h>
 #include <unistd.h>
 
 #include "image.h"
@@ -33,8 +35,15 @@ int image_is_made;
 static PyThreadState *main_tstate;
 static PyObject *resume;       /* called with argv and the path of this program, once Python is repaired */
 static PyObject *environ_data; /* what os.environ keeps its bytes in */
+static fd_set own_fds;         /* what was open before Python started */
 
 /* ---- Making it ---- */
+
+void image_begin(void) {
+    for (int fd = 0; fd < FD_SETSIZE; fd++)
+        if (fcntl(fd, F_GETFD) >= 0)
+            FD_SET(fd, &own_fds);
+}
 
 int image_is_wanted(void) {
     return resume != NULL;
@@ -99,6 +108,7 @@ int image_write(int fd) {
                (size_t)((char *)main_tstate->datastack_limit - (char *)main_tstate->datastack_top));
     seal_pools();
     heap_seal(&heap, &arenas);
+    FD_ZERO(&own_fds);
     image_is_made = 1;
     if (put(fd, &thread, sizeof thread))
         return -1;
@@ -184,6 +194,23 @@ static PyObject *is_being_made(PyObject *module, PyObject *unused) {
     (void)module;
     (void)unused;
     return PyBool_FromLong(heap_is_recording());
+}
+
+static PyObject *opened(PyObject *module, PyObject *unused) {
+    PyObject *list = PyList_New(0);
+
+    (void)module;
+    (void)unused;
+    for (int fd = 0; list != NULL && fd < FD_SETSIZE; fd++) {
+        PyObject *number;
+        if (FD_ISSET(fd, &own_fds) || fcntl(fd, F_GETFD) < 0)
+            continue;
+        number = PyLong_FromLong(fd);
+        if (number == NULL || PyList_Append(list, number))
+            Py_CLEAR(list);
+        Py_XDECREF(number);
+    }
+    return list;
 }
 
 static PyObject *set_resume(PyObject *module, PyObject *args) {
@@ -280,6 +307,7 @@ int image_run(int argc, char **argv) {
 static PyMethodDef methods[] = {
     {"is_being_made", is_being_made, METH_NOARGS, PyDoc_STR("Is this the process that becomes the image?")},
     {"immortalize", immortalize, METH_O, PyDoc_STR("Never free these objects, nor what they refer to.")},
+    {"opened", opened, METH_NOARGS, PyDoc_STR("The descriptors that are open and were not when the program started.")},
     {"set_resume", set_resume, METH_VARARGS, PyDoc_STR("Choose what a start from the image calls.")},
     {NULL, NULL, 0, NULL},
 };

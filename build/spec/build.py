@@ -11,6 +11,7 @@ own, dist/ARCH/.  Work files and PyInstaller's log go to .work/build/.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -84,7 +85,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="build.py", description="Freeze shims into dist/.")
     parser.add_argument("name", nargs="?", help="a spec's name, or with --script the name of the runtime")
     parser.add_argument("--script", type=Path, help="a shim of your own")
-    parser.add_argument("--form", choices=FORMS, default="image", help="what kind of program; image unless told otherwise")
+    parser.add_argument(
+        "--form", choices=FORMS, default="image", help="what kind of program; image unless told otherwise"
+    )
     parser.add_argument("--arch", choices=ARCHITECTURES, help="for which machines; this one's unless told otherwise")
     parser.add_argument("--force", action="store_true", help="build even if nothing has changed")
     asked = parser.parse_args(arguments)
@@ -150,7 +153,9 @@ class _Static:
         """Return the environment in which PyInstaller runs, nothing of the caller's."""
         paths = [HERE / "static_python", self._bootloader.pyinstaller, self._bootloader.protobuf, ROOT]
         if self._wanted.script:  # what its author has installed
-            paths += [Path(sysconfig.get_paths()[kind]) for kind in ("purelib", "platlib")]
+            library = Path(sysconfig.get_path("stdlib"))  # of another Python than the one that will run it
+            others = {library, library / "lib-dynload"}
+            paths += [path for path in map(Path, sys.path[1:]) if path not in others and path.is_dir()]
         return {
             "PATH": os.defpath,
             "LC_ALL": "C.UTF-8",
@@ -314,11 +319,21 @@ def _revision() -> str:
 def _fingerprint(revision: str, script: Path | None) -> dict[str, str]:
     """Return what of this project, and of the script's folder, decides the binary."""
     digest = hashlib.sha256()
-    own = [] if script is None else sorted(script.parent.rglob("*.py"))  # what it may import
+    own = [] if script is None else _modules_beside(script)
     for path in [*_source_files(), *own]:
-        digest.update(f"{path}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        with contextlib.suppress(FileNotFoundError):  # of another program, which has removed it meanwhile
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            digest.update(f"{path}\0".encode())
     return {"sources": digest.hexdigest(), "revision": revision}
+
+
+def _modules_beside(script: Path) -> list[Path]:
+    """Return what a script may import of its own folder; not what lies in hidden ones, such as .venv."""
+    found = []
+    for folder, folders, files in os.walk(script.parent):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(folder, name) for name in files if name.endswith(".py")]
+    return sorted(found)
 
 
 def _source_files() -> Iterator[Path]:
