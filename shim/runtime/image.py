@@ -107,12 +107,12 @@ def _forget_the_build() -> None:
     if "threading" in sys.modules:
         sys.modules["threading"].main_thread()._native_id = None
     if "tempfile" in sys.modules:
-        sys.modules["tempfile"]._name_sequence = None
-        sys.modules["tempfile"].tempdir = None
+        sys.modules["tempfile"]._name_sequence = None  # type: ignore[attr-defined]
+        sys.modules["tempfile"].tempdir = None  # type: ignore[attr-defined]
     if "random" in sys.modules:
         sys.modules["random"].seed(0)  # it seeds itself anew in the child of a fork, and so at each start
     if "logging" in sys.modules:
-        sys.modules["logging"]._startTime = 0
+        sys.modules["logging"]._startTime = 0  # type: ignore[attr-defined]
 
 
 def _look_around(words: list[str]) -> None:
@@ -139,7 +139,7 @@ def _look_around(words: list[str]) -> None:
         sys.modules["time"].tzset()
     if "logging" in sys.modules:  # relativeCreated counts from here
         logging = sys.modules["logging"]
-        logging._startTime = logging.time.time_ns()
+        logging._startTime = logging.time.time_ns()  # type: ignore[attr-defined]
 
 
 def _is_open(fd: int) -> bool:
