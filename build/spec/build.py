@@ -111,6 +111,9 @@ def main(arguments: list[str]) -> int:
     except (BuildError, sources.SourceError, cpython.BuildFailedError) as error:
         print(f"build: {error}", file=sys.stderr)
         return 1
+    except FileNotFoundError as error:
+        print(f"build: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -137,6 +140,10 @@ class _Static:
 
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
+        if not any(sources.cache().glob(f"python-{cpython.machine()}/*/complete")):
+            _ensure_packages("toolchain")
+        if wanted.form == "image" and self._needs_emulator():
+            _ensure_packages("arm64")
         self._bootloader = static.find(wanted.architecture)
         self.python = self._bootloader.build_python
         self.described = f"Python {cpython.VERSION} of its own"
@@ -176,8 +183,11 @@ class _Static:
         image.make(frozen, target, self._emulator())
         return target
 
+    def _needs_emulator(self) -> bool:
+        return self._wanted.architecture != cpython.machine()
+
     def _emulator(self) -> list[str]:
-        if self._wanted.architecture == cpython.machine():
+        if not self._needs_emulator():
             return []
         name = f"qemu-{self._wanted.architecture}"
         for each in (f"{name}-static", name):
@@ -190,6 +200,7 @@ class _Onefile:
     """The dynamic form: PyInstaller runs under the Python that runs this."""
 
     def __init__(self) -> None:
+        _ensure_packages("onefile")
         self._linked, reason = bootloader.find(WORK)
         if reason:
             how = "with PyInstaller's own bootloader" if self._linked is None else "Python is unpacked at each launch"
@@ -218,6 +229,11 @@ class _Onefile:
     def finish(self, frozen: Path, folder: Path) -> Path:
         """Return the binary."""
         return frozen
+
+
+def _ensure_packages(purpose: str) -> None:
+    """Install what is missing, where that can be done; else it has been said, and the build says what it misses."""
+    subprocess.run([str(ROOT / "packaging/system-packages"), purpose], stdin=subprocess.DEVNULL)
 
 
 def _build(wanted: Wanted, form: _Static | _Onefile, *, is_forced: bool) -> Path:

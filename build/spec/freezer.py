@@ -46,7 +46,19 @@ _HIDDEN: Final = [
 # Modules of Python that need a library which the static bootloader has not, when a shim itself imports them.  Python's
 # own modules do without: asyncio without ssl, shutil without bz2 and lzma.
 _NEED_LIBRARIES: Final = frozenset(
-    {"bz2", "ctypes", "curses", "dbm.gnu", "http.client", "lzma", "readline", "sqlite3", "ssl", "tkinter", "urllib.request"}
+    {
+        "bz2",
+        "ctypes",
+        "curses",
+        "dbm.gnu",
+        "http.client",
+        "lzma",
+        "readline",
+        "sqlite3",
+        "ssl",
+        "tkinter",
+        "urllib.request",
+    }
 )
 
 # What the static bootloader has inside, and what stands in for that elsewhere.
@@ -253,8 +265,8 @@ def _foreign_module(analysis: Any) -> str:
     """Return the name of an extension module that the script imports and the static bootloader has not, or ''."""
     own = os.path.dirname(os.__file__) + os.sep
     for node in analysis.graph.nodes():
-        name = node.identifier
-        if not isinstance(name, str) or getattr(node, "filename", None):
+        name = str(node.identifier).strip("'")  # in quotes where it is missing from a package
+        if name in _BUILT_IN or getattr(node, "filename", None):
             continue
         for folder in sys.path:
             place = Path(folder, *name.split("."))
