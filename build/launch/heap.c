@@ -112,21 +112,8 @@ int heap_is_recording(void) {
     return is_recording;
 }
 
-/* Zeroes what has been freed, so that nothing of it gets into the image, and forgets the heap: it is sealed. */
+/* Forgets the heap, which is sealed thereby: what comes later lies elsewhere. */
 void heap_seal(struct image_extent *heap, struct image_extent *arenas) {
-    for (msegmentptr segment = &gm->seg; segment != NULL; segment = segment->next) {
-        if (segment->base == NULL)
-            continue;
-        for (mchunkptr chunk = align_as_chunk(segment->base);
-             segment_holds(segment, chunk) && chunk->head != FENCEPOST_HEAD; chunk = next_chunk(chunk)) {
-            if (chunk == gm->top) {
-                memset(chunk, 0, gm->topsize);
-                break;
-            }
-            if (!cinuse(chunk))
-                memset(chunk2mem(chunk), 0, chunksize(chunk) - TWO_SIZE_T_SIZES);
-        }
-    }
     memset(gm, 0, sizeof *gm);
     for (size_t i = 0; i < free_arenas_count; i++)
         memset(free_arenas[i].start, 0, free_arenas[i].size);
@@ -138,20 +125,14 @@ void heap_seal(struct image_extent *heap, struct image_extent *arenas) {
     is_recording = 0;
 }
 
-/* Nothing of what lay there before gets into the image with the bytes that are never written. */
-static void *cleared(void *block, size_t from) {
-    size_t size;
-
-    if (is_recording && block != NULL && (size = dlmalloc_usable_size(block)) > from)
-        memset((char *)block + from, 0, size - from);
-    return block;
-}
-
 void *malloc(size_t size) {
-    return cleared(dlmalloc(size), 0);
+    return dlmalloc(size);
 }
 
+/* Nothing of what is freed may get into the image, by a block either that is taken again and not filled. */
 void free(void *pointer) {
+    if (is_recording && pointer != NULL)
+        memset(pointer, 0, dlmalloc_usable_size(pointer));
     if (!is_sealed(pointer))
         dlfree(pointer);
 }
@@ -164,21 +145,25 @@ void *realloc(void *pointer, size_t size) {
     size_t have;
     void *moved;
 
-    have = pointer != NULL ? dlmalloc_usable_size(pointer) : 0;
-    if (!is_sealed(pointer))
-        return cleared(dlrealloc(pointer, size), have);
+    if (pointer == NULL || (!is_recording && !is_in_image(pointer)))
+        return dlrealloc(pointer, size);
+    have = dlmalloc_usable_size(pointer);
+    if (have >= size && size > have / 2)
+        return pointer;
     moved = dlmalloc(size);
-    if (moved != NULL)
+    if (moved != NULL) {
         memcpy(moved, pointer, have < size ? have : size);
+        free(pointer);
+    }
     return moved;
 }
 
 void *memalign(size_t alignment, size_t size) {
-    return cleared(dlmemalign(alignment, size), 0);
+    return dlmemalign(alignment, size);
 }
 
 void *aligned_alloc(size_t alignment, size_t size) {
-    return memalign(alignment, size);
+    return dlmemalign(alignment, size);
 }
 
 int posix_memalign(void **result, size_t alignment, size_t size) {
@@ -186,7 +171,7 @@ int posix_memalign(void **result, size_t alignment, size_t size) {
 
     if (alignment < sizeof(void *) || (alignment & (alignment - 1)) != 0)
         return EINVAL;
-    pointer = memalign(alignment, size);
+    pointer = dlmemalign(alignment, size);
     if (pointer == NULL)
         return ENOMEM;
     *result = pointer;

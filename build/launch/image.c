@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include <Python.h>
+#include <internal/pycore_ceval.h>
 #include <internal/pycore_gc.h>
 #include <internal/pycore_interp.h>
 #include <internal/pycore_long.h>
@@ -19,6 +20,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/select.h>
 #include <unistd.h>
 
@@ -36,6 +38,19 @@ static PyThreadState *main_tstate;
 static PyObject *resume;       /* called with argv and the path of this program, once Python is repaired */
 static PyObject *environ_data; /* what os.environ keeps its bytes in */
 static fd_set own_fds;         /* what was open before Python started */
+
+/* ---- Which main loop runs ---- */
+
+PyObject *eval_adaptive(PyThreadState *tstate, struct _PyInterpreterFrame *frame, int throwflag);
+PyObject *eval_frozen(PyThreadState *tstate, struct _PyInterpreterFrame *frame, int throwflag);
+
+static int is_code_frozen; /* the image has been warmed up, and its code is not rewritten any more */
+
+PyObject *_PyEval_EvalFrameDefault(PyThreadState *tstate, struct _PyInterpreterFrame *frame, int throwflag) {
+    if (is_code_frozen && image_is_made)
+        return eval_frozen(tstate, frame, throwflag);
+    return eval_adaptive(tstate, frame, throwflag);
+}
 
 /* ---- Making it ---- */
 
@@ -121,6 +136,8 @@ int image_write(int fd) {
     return close(fd);
 }
 
+#define MOST_OBJECTS ((size_t)16 << 20)
+
 struct todo {
     PyObject **objects;
     size_t count, room;
@@ -135,12 +152,12 @@ static int add(PyObject *object, void *argument) {
 
     if (object == NULL || _Py_IsImmortal(object) || is_passing(object))
         return 0;
-    if (todo->count == todo->room) {
-        todo->room = todo->room ? 2 * todo->room : 1 << 16;
-        todo->objects = PyMem_RawRealloc(todo->objects, todo->room * sizeof *todo->objects);
-        if (todo->objects == NULL)
-            Py_FatalError("no memory");
+    if (todo->objects == NULL) { /* not in the heap, which would have a hole by it */
+        todo->room = MOST_OBJECTS;
+        todo->objects = mmap(NULL, todo->room * sizeof object, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     }
+    if (todo->objects == MAP_FAILED || todo->count == todo->room)
+        Py_FatalError("too many objects for an image");
     _Py_SetImmortalUntracked(object);
     todo->objects[todo->count++] = object;
     return 0;
@@ -173,20 +190,22 @@ static void add_parts(PyObject *object, struct todo *todo) {
     }
 }
 
+static int add_found(PyObject *object, void *todo) {
+    add(object, todo);
+    return 1;
+}
+
 /* Counting references writes to the objects; what is never freed needs no count (PEP 683). */
-static PyObject *immortalize(PyObject *module, PyObject *objects) {
+static PyObject *immortalize(PyObject *module, PyObject *unused) {
     struct todo todo = {NULL, 0, 0};
     size_t made = 0;
 
     (void)module;
-    if (!PyList_Check(objects))
-        return PyErr_Format(PyExc_TypeError, "a list of objects is wanted");
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(objects); i++)
-        if (PyList_GET_ITEM(objects, i) != objects)
-            add(PyList_GET_ITEM(objects, i), &todo);
+    (void)unused;
+    PyUnstable_GC_VisitObjects(add_found, &todo);
     for (; todo.count > 0; made++)
         add_parts(todo.objects[--todo.count], &todo);
-    PyMem_RawFree(todo.objects);
+    munmap(todo.objects, todo.room * sizeof *todo.objects);
     return PyLong_FromSize_t(made);
 }
 
@@ -217,7 +236,7 @@ static PyObject *set_resume(PyObject *module, PyObject *args) {
     PyObject *function, *data;
 
     (void)module;
-    if (!PyArg_ParseTuple(args, "OO!", &function, &PyDict_Type, &data))
+    if (!PyArg_ParseTuple(args, "OO!p", &function, &PyDict_Type, &data, &is_code_frozen))
         return NULL;
     Py_XSETREF(resume, Py_NewRef(function));
     Py_XSETREF(environ_data, Py_NewRef(data));
@@ -306,8 +325,8 @@ int image_run(int argc, char **argv) {
 
 static PyMethodDef methods[] = {
     {"is_being_made", is_being_made, METH_NOARGS, PyDoc_STR("Is this the process that becomes the image?")},
-    {"immortalize", immortalize, METH_O, PyDoc_STR("Never free these objects, nor what they refer to.")},
     {"opened", opened, METH_NOARGS, PyDoc_STR("The descriptors that are open and were not when the program started.")},
+    {"immortalize", immortalize, METH_NOARGS, PyDoc_STR("Never free what there is by now; return how many objects.")},
     {"set_resume", set_resume, METH_VARARGS, PyDoc_STR("Choose what a start from the image calls.")},
     {NULL, NULL, 0, NULL},
 };

@@ -11,6 +11,7 @@ import array
 import os
 import struct
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -74,16 +75,17 @@ def make(program: Path, target: Path, emulator: list[str]) -> str:
 
 def _record(program: Path, emulator: list[str]) -> tuple[int, list[Part]]:
     """Return what pthread_self() says in the program's main thread, and what it has in memory."""
-    # Nothing of the build shows: no environment, no folder, not even the program's name.
-    ended = subprocess.run(
-        [*emulator, str(program)] if emulator else ["shim"],
-        executable=None if emulator else program,
-        env={VARIABLE: "stdout"},
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=_TIMEOUT_S,
-    )
+    # Nothing of the build shows: no environment, no folder, no configuration, not even the program's name.
+    with tempfile.TemporaryDirectory() as folder:
+        ended = subprocess.run(
+            [*emulator, str(program)] if emulator else ["shim"],
+            executable=None if emulator else program,
+            env={VARIABLE: "stdout", "CONTAINERD_SHIM_CONFIG": ""},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TIMEOUT_S,
+        )
     data = ended.stdout
     if ended.returncode or not data:
         lines = [line for line in ended.stderr.decode(errors="replace").splitlines() if not line.startswith("[PYI-")]

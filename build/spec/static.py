@@ -119,6 +119,7 @@ def _build(folder: Path, python: Python, native: Python, compiler: Compiler, pro
     jobs: list[tuple[Path, list[str]]] = []
     own = [*_STRICT, *_OWN_MALLOC, "-DPy_BUILD_CORE=1", *(flag.replace("-I", "-isystem", 1) for flag in python.includes), f"-I{malloc}", f"-I{code}"]
     own += [f"-isystem{bootloader / 'src'}", "-DHAVE_STDBOOL_H=1"]
+    own += [f"-isystem{python.folder / 'source' / 'Python'}", "-fno-strict-overflow", "-DNDEBUG"]
     jobs += [(path, own) for path in [*sorted(LAUNCH.glob("*.c")), code / "modules.c"]]
     upb = [f"-I{protobuf}", f"-I{protobuf / 'utf8_range'}", *python.includes[:2], "-DNDEBUG", "-fvisibility=hidden"]
     places = ("google/protobuf/*.c", "python/*.c", "upb/**/*.c", "utf8_range/*.c")
@@ -145,9 +146,14 @@ def _build(folder: Path, python: Python, native: Python, compiler: Compiler, pro
         mine = [str(objects[path]) for path, _ in jobs if path not in theirs]
         # Their zlib is part of Python's, in which there is more.
         rest = [str(objects[path]) for path in objects if path in theirs and path.parent.name != "zlib"]
-        whole, *partly = python.libraries[:2], *python.libraries[2:], *python.more_libraries
-        link = ["ld", "-r", "-o", "python.o", "--whole-archive", *map(str, whole), "--no-whole-archive"]
-        steps.run("link", [*link, *mine, *map(str, partly)], folder)
+        library, *rest_of_python = python.libraries
+        shutil.copyfile(library, folder / library.name)
+        steps.run("link", ["ar", "d", library.name, "ceval.o"], folder)  # both of ours take its place
+        whole = [library.name, str(rest_of_python[0])]
+        partly = [str(each) for each in (*rest_of_python[1:], *python.more_libraries)]
+        # Of the second main loop, whatever the first one has too is left out.
+        link = ["ld", "-r", "-z", "muldefs", "-o", "python.o", *mine, "--whole-archive", *whole, "--no-whole-archive"]
+        steps.run("link", [*link, *partly], folder)
         program = ["cc", "-static", "-no-pie", "-s", "-o", "bootloader", *rest, "python.o"]
         program += [f"-Wl,-T,{LAUNCH / 'image.ld'}", "-Wl,--build-id=none", "-Wl,-z,norelro"]
         steps.run("link", [*program, f"-Wl,-z,stack-size={_THREAD_STACK}"], folder)

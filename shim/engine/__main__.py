@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from shim.runtime.config import Config
     from shim.runtime.flags import Flags
     from shim.runtime.shim import Shim
+    from shim.runtime.warm_up import Calls, FakeHost
 
 RUNTIME_ID = "io.containerd.pyrunc.v1"
 
@@ -25,9 +26,15 @@ def pyrunc(runtime_id: str, flags: Flags, config: Config) -> Shim:
     return RuncShim(runtime_id, flags, config._replace(default_log_level="warning"))
 
 
+def _warm_up(host: FakeHost, folder: str) -> Calls:
+    from shim.engine.warm_up import calls
+
+    return calls(host, folder)
+
+
 def main() -> NoReturn:
     """Be the shim."""
-    run(RUNTIME_ID, pyrunc)
+    run(RUNTIME_ID, pyrunc, warm_up=_warm_up)
 
 
 if __name__ == "__main__":

@@ -27,26 +27,27 @@ def is_being_made() -> bool:
     return bool(_shim_image.is_being_made())
 
 
-def make(launch: Callable[[], NoReturn], warm_up: Callable[[], None]) -> NoReturn:
+def make(launch: Callable[[], NoReturn], warm_up: Callable[[], bool]) -> NoReturn:
     """Become the image: warm up, drop what belongs to the build, and let each start call `launch`.
 
-    The interpreter writes the image down when the last frame has ended.
+    `warm_up` says whether whole lives have been run, so that code is as it shall stay.  The interpreter writes the image down when the last frame has ended.
     """
     import _shim_image
 
     _refuse_what_is_lost()
-    warm_up()
+    is_warm = warm_up()
+    del warm_up
     _forget_the_build()
 
     def resume(words: list[str]) -> NoReturn:
         _look_around(words)
         launch()
 
-    _shim_image.set_resume(resume, os.environ._data)  # type: ignore[attr-defined]
+    _shim_image.set_resume(resume, os.environ._data, is_warm)  # type: ignore[attr-defined]
     del resume
     for _ in range(3):  # the finalizers of one collection leave garbage for the next
         gc.collect()
-    _shim_image.immortalize(gc.get_objects())
+    _shim_image.immortalize()
     gc.freeze()
     raise SystemExit(0)
 
@@ -94,6 +95,10 @@ def _name_child(ended: os.waitid_result | None) -> str:
 
 
 def _forget_the_build() -> None:
+    for name in [name for name in sys.modules if name.endswith(".warm_up")]:  # no launch needs them
+        del sys.modules[name]
+        parent, _, own = name.rpartition(".")
+        delattr(sys.modules[parent], own)
     os.environ._data.clear()  # type: ignore[attr-defined]
     sys.argv[:] = sys.orig_argv[:] = []
     sys.path[:] = []

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shim.runtime.config import Config
     from shim.runtime.flags import Flags
     from shim.runtime.shim import Shim
+    from shim.runtime.warm_up import Calls, FakeHost
 
 
 def run(
@@ -30,11 +31,13 @@ def run(
     shim: Callable[[str, Flags, Config], Shim],
     config: Config | None = None,
     arguments: list[str] | None = None,
+    warm_up: Callable[[FakeHost, str], Calls] | None = None,
 ) -> NoReturn:
     """Be the shim `runtime_id` (such as `io.containerd.pyrunc.v1`) and end the process with containerd's exit codes.
 
     `shim` is a subclass of `Shim`, or a function with the arguments of its constructor that returns one, so that
-    importing it can wait until it is needed.  `arguments` are those of the command line.  Exit codes: 0 success, 1 the
+    importing it can wait until it is needed.  `arguments` are those of the command line.  `warm_up` yields what a daemon
+    is asked while the image of a static binary is made (shim/runtime/warm_up.py).  Exit codes: 0 success, 1 the
     action failed (one line on stderr says why), 2 the command line is wrong.
     """
     gc.disable()  # nothing of a short process, nor of a daemon's imports, is garbage; the daemon enables it
@@ -42,10 +45,11 @@ def run(
         from shim.runtime import image
 
         if image.is_being_made():
-            from shim.runtime.warm_up import warm_up
+            from shim.runtime.warm_up import warm_up as warm_shim_up
 
             image.make(
-                lambda: _launch(runtime_id, shim, config, arguments), lambda: warm_up(runtime_id, shim, config)
+                lambda: _launch(runtime_id, shim, config, arguments),
+                lambda: warm_shim_up(runtime_id, shim, config, warm_up),
             )
     _launch(runtime_id, shim, config, arguments)
 
