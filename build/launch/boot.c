@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "image.h"
@@ -34,7 +33,6 @@ void *boot_dlsym(void *handle, const char *name);
 int boot_dlclose(void *handle);
 
 static int image_fd = -1;
-static char given[1024]; /* which descriptors were open when the program that becomes the image began */
 static PyObjectArenaAllocator arenas = {NULL, heap_arena_alloc, heap_arena_free};
 
 int boot_main(struct PYI_CONTEXT *context) {
@@ -43,8 +41,7 @@ int boot_main(struct PYI_CONTEXT *context) {
     if (getenv(IMAGE_VARIABLE) != NULL) {
         image_fd = fcntl(1, F_DUPFD_CLOEXEC, 3);
         dup2(2, 1);
-        for (int fd = 0; fd < (int)sizeof given; fd++)
-            given[fd] = fcntl(fd, F_GETFD) >= 0;
+        image_begin();
     }
     heap_start(image_fd >= 0);
     PyObject_SetArenaAllocator(&arenas);
@@ -70,22 +67,6 @@ struct ARCHIVE *boot_archive_open(const char *path) {
     return archive;
 }
 
-/* Looks for what a new process would not have, whatever Python believed. */
-static int leaves_something(void) {
-    for (int fd = 0; fd < (int)sizeof given; fd++) {
-        if (!given[fd] && fcntl(fd, F_GETFD) >= 0) {
-            fprintf(stderr, "image: descriptor %d is left open\n", fd);
-            return 1;
-        }
-    }
-    memset(given, 0, sizeof given);
-    if (waitpid(-1, NULL, WNOHANG) >= 0) {
-        fputs("image: a child is left\n", stderr);
-        return 1;
-    }
-    return 0;
-}
-
 /* Runs a script; when it has come to its entry, that is where the image is made, now that none of its frames is left. */
 static PyObject *run_script(PyObject *code, PyObject *globals, PyObject *locals) {
     PyObject *result = PyEval_EvalCode(code, globals, locals);
@@ -94,13 +75,7 @@ static PyObject *run_script(PyObject *code, PyObject *globals, PyObject *locals)
         return result;
     Py_XDECREF(result);
     PyErr_Clear();
-    if (leaves_something())
-        _exit(1);
-    if (image_write(image_fd)) {
-        perror("image");
-        _exit(1);
-    }
-    _exit(0);
+    _exit(image_write(image_fd) ? 1 : 0);
 }
 
 /* The image must not know where it was made. */

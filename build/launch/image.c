@@ -8,11 +8,15 @@
 #define _GNU_SOURCE
 #include <Python.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <locale.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/select.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "image.h"
@@ -25,6 +29,8 @@ int image_is_made;
 static PyThreadState *main_tstate;
 static PyObject *resume;       /* called with argv and the path of this program, once Python is repaired */
 static PyObject *environ_data; /* what os.environ keeps its bytes in */
+static fd_set own_fds;         /* what was open before Python started */
+static nlink_t own_threads;    /* how many there were then: an emulator has some of its own */
 
 /* ---- Which main loop runs ---- */
 
@@ -40,6 +46,25 @@ PyObject *_PyEval_EvalFrameDefault(PyThreadState *tstate, struct _PyInterpreterF
 }
 
 /* ---- Making it ---- */
+
+static nlink_t count_threads(void) {
+    struct stat about;
+
+    return stat("/proc/self/task", &about) ? 0 : about.st_nlink; /* the folder's own two more */
+}
+
+void image_begin(void) {
+    own_threads = count_threads();
+    for (int fd = 0; fd < FD_SETSIZE; fd++)
+        if (fcntl(fd, F_GETFD) >= 0)
+            FD_SET(fd, &own_fds);
+}
+
+static int next_opened(int fd) {
+    while (fd < FD_SETSIZE && (FD_ISSET(fd, &own_fds) || fcntl(fd, F_GETFD) < 0))
+        fd++;
+    return fd < FD_SETSIZE ? fd : -1;
+}
 
 int image_is_wanted(void) {
     return resume != NULL;
@@ -76,12 +101,27 @@ static int put(int fd, const void *data, size_t size) {
 
     while (size > 0) {
         ssize_t written = write(fd, at, size);
-        if (written <= 0)
+        if (written <= 0) {
+            perror("the image cannot be written");
             return -1;
+        }
         at += written;
         size -= (size_t)written;
     }
     return 0;
+}
+
+/* What a new process does not have, whatever Python believes. */
+static const char *what_is_left(void) {
+    if (main_tstate->current_frame != NULL)
+        return "a Python frame";
+    if (main_tstate->prev != NULL || main_tstate->next != NULL || count_threads() > own_threads)
+        return "a second thread";
+    if (next_opened(0) >= 0)
+        return "an open descriptor";
+    if (waitpid(-1, NULL, WNOHANG) >= 0)
+        return "a child process";
+    return NULL;
 }
 
 /* Writes the image, of which build/spec/image.py makes the program.  Only without a Python frame on
@@ -89,23 +129,27 @@ static int put(int fd, const void *data, size_t size) {
 int image_write(int fd) {
     struct image_extent data = {image_data_start, (size_t)(image_data_end - image_data_start)}, heap, arenas;
     uint64_t thread = PyThread_get_thread_ident();
+    const char *left;
 
     main_tstate = PyThreadState_Get();
-    if (main_tstate->current_frame != NULL || main_tstate->prev != NULL || main_tstate->next != NULL) {
-        fputs("image: a Python frame or a second thread is left\n", stderr);
+    left = what_is_left();
+    if (left != NULL) {
+        fprintf(stderr, "it has %s that an image cannot hold\n", left);
         return -1;
     }
-    if (main_tstate->datastack_top != NULL)
-        memset(main_tstate->datastack_top, 0,
-               (size_t)((char *)main_tstate->datastack_limit - (char *)main_tstate->datastack_top));
     main_tstate->native_thread_id = 0;
     for (char **each = environ; each != NULL && *each != NULL; each++)
         *each = NULL; /* libc's array lies in the heap */
     for (int signum = 1; signum < Py_NSIG; signum++) /* which are ignored where this is built is nothing to a launch */
         _PyRuntime.signals.handlers[signum].func = _PyLong_GetZero();
-    PyOS_BeforeFork(); /* takes the import lock, which PyOS_AfterFork_Child gives back */
+    PyOS_BeforeFork(); /* takes the import lock, which PyOS_AfterFork_Child gives back; calls what was registered */
+    if (main_tstate->datastack_top != NULL)
+        memset(main_tstate->datastack_top, 0,
+               (size_t)((char *)main_tstate->datastack_limit - (char *)main_tstate->datastack_top));
     seal_pools();
     heap_seal(&heap, &arenas);
+    FD_ZERO(&own_fds);
+    own_threads = 0;
     image_is_made = 1;
     if (put(fd, &thread, sizeof thread))
         return -1;
@@ -195,6 +239,26 @@ static PyObject *is_being_made(PyObject *module, PyObject *unused) {
     (void)module;
     (void)unused;
     return PyBool_FromLong(heap_is_recording());
+}
+
+static PyObject *opened(PyObject *module, PyObject *unused) {
+    PyObject *list = PyList_New(0);
+
+    (void)module;
+    (void)unused;
+    for (int fd = next_opened(0); list != NULL && fd >= 0; fd = next_opened(fd + 1)) {
+        PyObject *number = PyLong_FromLong(fd);
+        if (number == NULL || PyList_Append(list, number))
+            Py_CLEAR(list);
+        Py_XDECREF(number);
+    }
+    return list;
+}
+
+static PyObject *has_more_threads(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
+    return PyBool_FromLong(count_threads() > own_threads);
 }
 
 static PyObject *set_resume(PyObject *module, PyObject *args) {
@@ -290,6 +354,8 @@ int image_run(int argc, char **argv) {
 
 static PyMethodDef methods[] = {
     {"is_being_made", is_being_made, METH_NOARGS, PyDoc_STR("Is this the process that becomes the image?")},
+    {"opened", opened, METH_NOARGS, PyDoc_STR("The descriptors that are open and were not when the program started.")},
+    {"has_more_threads", has_more_threads, METH_NOARGS, PyDoc_STR("Are there more threads than when the program started?")},
     {"immortalize", immortalize, METH_NOARGS, PyDoc_STR("Never free what there is by now; return how many objects.")},
     {"set_resume", set_resume, METH_VARARGS, PyDoc_STR("Choose what a start from the image calls.")},
     {NULL, NULL, 0, NULL},

@@ -47,7 +47,19 @@ _HIDDEN: Final = [
 # Modules of Python that need a library which the static bootloader has not, when a shim itself imports them.  Python's
 # own modules do without: asyncio without ssl, shutil without bz2 and lzma.
 _NEED_LIBRARIES: Final = frozenset(
-    {"bz2", "ctypes", "curses", "dbm.gnu", "http.client", "lzma", "readline", "sqlite3", "ssl", "tkinter", "urllib.request"}
+    {
+        "bz2",
+        "ctypes",
+        "curses",
+        "dbm.gnu",
+        "http.client",
+        "lzma",
+        "readline",
+        "sqlite3",
+        "ssl",
+        "tkinter",
+        "urllib.request",
+    }
 )
 
 # What the static bootloader has inside, and what stands in for that elsewhere.
@@ -150,8 +162,8 @@ def freeze(name: str, script: str, keeps: frozenset[str] = frozenset()) -> None:
     compiled_in = EMBEDDED if is_embedded else ()
     modules = [entry for entry in analysis.pure if not _imp.is_frozen(entry[0]) and entry[0] not in compiled_in]
     if not is_embedded:  # base_library.zip goes when `start` ends, and a daemon may still import a codec
-        folder, kept = encodings.__path__[0], sorted(codec for codec in codecs if f"encodings.{codec}" not in unused)
-        modules += [(f"encodings.{codec}", f"{folder}/{codec}.py", "PYMODULE-2") for codec in kept]
+        kept = [codec for codec in _codecs() if f"encodings.{codec}" not in _unused_codecs(keeps)]
+        modules += [(f"encodings.{codec}", f"{encodings.__path__[0]}/{codec}.py", "PYMODULE-2") for codec in kept]
     modules.append(("shim_extensions", str(_write_extensions(analysis.binaries, generated)), "PYMODULE-2"))
     binaries, datas = _without_cpp(analysis.binaries, generated), analysis.datas
     if is_embedded:
@@ -185,16 +197,23 @@ def _analyse(
     excluded: Iterable[str] = (),
 ) -> Any:
     """Return what PyInstaller finds that the script imports."""
-    codecs = {module.name for module in pkgutil.iter_modules(encodings.__path__)}
-    unused = [] if keeps >= ANYTHING else [f"encodings.{codec}" for codec in sorted(codecs - _CODECS)]
     return Analysis(
         [str(ROOT / script)],
         pathex=[str(ROOT), str(generated)],
         hiddenimports=[*hidden, *sorted(module for module in keeps if module.startswith("shim.runtime."))],
-        excludes=[*(module for module in _EXCLUDED if module not in keeps), *unused, *excluded],
+        excludes=[*(module for module in _EXCLUDED if module not in keeps), *_unused_codecs(keeps), *excluded],
         datas=datas or [],
         optimize=2,
     )
+
+
+def _codecs() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(encodings.__path__))
+
+
+def _unused_codecs(keeps: frozenset[str]) -> list[str]:
+    """Return those that stay out, but for shims whose imports nobody here knows."""
+    return [] if keeps >= ANYTHING else [f"encodings.{codec}" for codec in _codecs() if codec not in _CODECS]
 
 
 def _freeze_static(name: str, script: str, keeps: frozenset[str]) -> None:
@@ -244,8 +263,8 @@ def _foreign_module(analysis: Any) -> str:
     """Return the name of an extension module that the script imports and the static bootloader has not, or ''."""
     own = os.path.dirname(os.__file__) + os.sep
     for node in analysis.graph.nodes():
-        name = node.identifier
-        if not isinstance(name, str) or getattr(node, "filename", None):
+        name = str(node.identifier).strip("'")  # in quotes where it is missing from a package
+        if name in _BUILT_IN or getattr(node, "filename", None):
             continue
         for folder in sys.path:
             place = Path(folder, *name.split("."))

@@ -45,7 +45,10 @@ def make(program: Path, target: Path, emulator: list[str]) -> str:
     thread, parts = _record(program, emulator)
     _, again = _record(program, [*emulator, *_OTHER_LAYOUT] if emulator else [])
     if parts != again:
-        raise BuildFailedError(f"two images of {target.name} differ{_first_difference(parts, again)}")
+        raise BuildFailedError(
+            f"no image of {program.name}: two runs of it differ{_first_difference(parts, again)}; before shim.run it keeps"
+            " a time, a random number or the like, which belongs into the shim's methods (--form static does without image)"
+        )
     content = program.read_bytes()
     _check_pointers(content, parts, thread)
     _check_text(parts)
@@ -70,8 +73,11 @@ def _record(program: Path, emulator: list[str]) -> tuple[int, list[Part]]:
         )
     data = ended.stdout
     if ended.returncode or not data:
-        said = ended.stderr.decode(errors="replace").strip()
-        raise BuildFailedError(f"{said}\n{program.name} did not come to its entry, shim.run (exit {ended.returncode})")
+        lines = [line for line in ended.stderr.decode(errors="replace").splitlines() if not line.startswith("[PYI-")]
+        why = "it ends without a call of shim.run"
+        if ended.returncode:
+            why = lines.pop() if lines else f"it ends with {ended.returncode} before shim.run"
+        raise BuildFailedError("\n".join([*lines, f"no image of {program.name}: {why}"]))
     (thread,) = _WORD.unpack_from(data)
     data = data[_WORD.size :]
     parts = []

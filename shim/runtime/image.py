@@ -34,6 +34,7 @@ def make(launch: Callable[[], NoReturn], warm_up: Callable[[], bool]) -> NoRetur
     """
     import _shim_image
 
+    _refuse_what_is_lost()
     is_warm = warm_up()
     del warm_up
     _forget_the_build()
@@ -49,6 +50,48 @@ def make(launch: Callable[[], NoReturn], warm_up: Callable[[], bool]) -> NoRetur
     _shim_image.immortalize()
     gc.freeze()
     raise SystemExit(0)
+
+
+def _refuse_what_is_lost() -> None:
+    """End the build if the script has done what an image cannot hold, in one line that names it."""
+    import _shim_image
+
+    found = []
+    if "threading" in sys.modules:
+        threading = sys.modules["threading"]
+        others = [each for each in threading.enumerate() if each is not threading.main_thread()]
+        found += [f"the thread {each.name!r}" for each in others]
+    if not found and _shim_image.has_more_threads():
+        found.append("a thread")
+    try:
+        child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        pass
+    else:
+        found.append(f"the child {_name_child(child)}")
+    for fd in _shim_image.opened():
+        try:
+            found.append(f"descriptor {fd} ({os.readlink(f'/proc/self/fd/{fd}')})")
+        except OSError:
+            found.append(f"descriptor {fd}")
+    if found:
+        text = (
+            f"before shim.run it has made what an image cannot hold: {', '.join(found)}; make it in the shim's methods"
+        )
+        os.write(2, f"{text}\n".encode())
+        os._exit(1)
+
+
+def _name_child(ended: os.waitid_result | None) -> str:
+    pid = ended.si_pid if ended is not None else 0
+    try:
+        if not pid:
+            with open("/proc/thread-self/children") as file:
+                pid = int(file.read().split()[0])
+        with open(f"/proc/{pid}/comm") as file:
+            return f"{file.read().strip()!r}"
+    except (OSError, IndexError):
+        return "process"
 
 
 def _forget_the_build() -> None:
@@ -69,13 +112,13 @@ def _forget_the_build() -> None:
     if "threading" in sys.modules:
         sys.modules["threading"].main_thread()._native_id = None
     if "tempfile" in sys.modules:
-        sys.modules["tempfile"]._name_sequence = None
-        sys.modules["tempfile"].tempdir = None
+        sys.modules["tempfile"]._name_sequence = None  # type: ignore[attr-defined]
+        sys.modules["tempfile"].tempdir = None  # type: ignore[attr-defined]
     # What these take from the clock and the kernel when they are imported.
     if "random" in sys.modules:
         sys.modules["random"].seed(0)  # a start seeds it anew, as the child of a fork does
     if "logging" in sys.modules:
-        sys.modules["logging"]._startTime = 0
+        sys.modules["logging"]._startTime = 0  # type: ignore[attr-defined]
     if "multiprocessing.process" in sys.modules:
         sys.modules["multiprocessing.process"].current_process().authkey = b""
 

@@ -207,5 +207,5 @@ def test_an_image_that_points_elsewhere_is_found_out(
     if place == "&data":
         assert alike[0] == spec._record(program, [*command[:1], *spec._OTHER_LAYOUT])
     else:
-        with pytest.raises(spec.BuildFailedError, match=r"two images of image differ, first at 0x1000000"):
+        with pytest.raises(spec.BuildFailedError, match="two runs of it differ, first at 0x1000000"):
             spec.make(program, tmp_path / "image", command[:1])

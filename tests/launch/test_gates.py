@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 import shutil
 import struct
 import subprocess
@@ -244,17 +243,17 @@ def recorded(program: Path, what: str) -> subprocess.CompletedProcess[bytes]:
 @pytest.mark.parametrize(
     ("what", "complaint"),
     [
-        ("descriptor", r"image: descriptor \d+ is left open\n"),
-        ("child", "image: a child is left\n"),
-        ("thread", "image: a Python frame or a second thread is left\n.*"),
+        ("descriptor", "an open descriptor"),
+        ("child", "a child process"),
+        ("thread", "a second thread"),
     ],
 )
 def test_an_image_that_would_have_something_left_is_refused(what: str, complaint: str, leaving: Path) -> None:
-    """Nothing is written then."""
+    """Also what the warm-up leaves, or the shim's methods in it."""
     done = recorded(leaving, what)
 
     assert (1, b"") == (done.returncode, done.stdout)
-    assert re.fullmatch(complaint, done.stderr.decode(), re.DOTALL)
+    assert f"it has {complaint} that an image cannot hold\n" == done.stderr.decode()
 
 
 @pytest.mark.timeout(600)
