@@ -1,5 +1,5 @@
 /* Inside PyInstaller's bootloader, whose sources are compiled as they are: its `main` comes here first, and where it asks
- * the dynamic linker for Python, it gets the Python that is part of this program (build/spec/toolchain.py renames
+ * the dynamic linker for Python, it gets the Python that is part of this program (build/spec/static.py renames
  * pyi_main, pyi_archive_open, realpath, dlopen, dlsym and dlclose when it compiles them).
  */
 #define _GNU_SOURCE
@@ -21,7 +21,7 @@
 
 #define OWN_FILE "/proc/self/exe"
 
-extern const struct _frozen embedded_modules[]; /* build/spec/toolchain.py writes them */
+extern const struct _frozen embedded_modules[]; /* build/spec/static.py writes them */
 PyMODINIT_FUNC PyInit__shim_libc(void);
 PyMODINIT_FUNC PyInit__message(void);
 
@@ -41,6 +41,7 @@ int boot_main(struct PYI_CONTEXT *context) {
     if (getenv(IMAGE_VARIABLE) != NULL) {
         image_fd = fcntl(1, F_DUPFD_CLOEXEC, 3);
         dup2(2, 1);
+        image_begin();
     }
     heap_start(image_fd >= 0);
     PyObject_SetArenaAllocator(&arenas);
@@ -75,11 +76,7 @@ static PyObject *run_script(PyObject *code, PyObject *globals, PyObject *locals)
         return result;
     Py_XDECREF(result);
     PyErr_Clear();
-    if (image_write(image_fd)) {
-        perror("image");
-        _exit(1);
-    }
-    _exit(0);
+    _exit(image_write(image_fd) ? 1 : 0);
 }
 
 /* The image must not know where it was made. */

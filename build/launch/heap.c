@@ -120,6 +120,7 @@ int heap_is_recording(void) {
 /* Forgets the heap, which is sealed thereby: what comes later lies elsewhere. */
 void heap_seal(struct image_extent *heap, struct image_extent *arenas) {
     memset(gm, 0, sizeof *gm);
+    memset(&mparams, 0, sizeof mparams); /* else its flags are not set again: it locks nothing, and maps nothing */
     for (size_t i = 0; i < free_arenas_count; i++)
         memset(free_arenas[i].start, 0, free_arenas[i].size);
     free_arenas_count = 0;

@@ -2,31 +2,25 @@
  *
  * Rule: a restored process is as the child of a fork: PyOS_AfterFork_Child repairs what depends on threads and locks.
  * What a fork keeps and an exec loses is repaired here by hand.  Every internal of CPython that is used stands in
- * docs/launch.md, and is checked here by name or size when this is compiled.
+ * docs/launch.md, and internals.h checks what a name does not tell.
  * Spec: CPython 3.13, Python/pystate.c, Objects/obmalloc.c, Modules/posixmodule.c (PyOS_AfterFork_Child).
  */
 #define _GNU_SOURCE
 #include <Python.h>
-#include <internal/pycore_ceval.h>
-#include <internal/pycore_gc.h>
-#include <internal/pycore_interp.h>
-#include <internal/pycore_long.h>
-#include <internal/pycore_object.h>
-#include <internal/pycore_obmalloc.h>
-#include <internal/pycore_pystate.h>
-#include <internal/pycore_runtime.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <locale.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/select.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "image.h"
-
-_Static_assert(PY_VERSION_HEX >> 16 == 0x030d, "the internals that are used here were looked at in 3.13");
-_Static_assert(ARENA_SIZE == 1 << 20 && POOL_SIZE == 1 << 14, "pymalloc: arenas of 1 MiB in pools of 16 KiB");
-_Static_assert(NB_SMALL_SIZE_CLASSES == 32 && ALIGNMENT == 16, "pymalloc: 32 sizes in steps of 16 bytes");
+#include "internals.h"
 
 extern char image_data_start[], image_data_end[];
 extern char **environ;
@@ -36,6 +30,8 @@ static PyThreadState *main_tstate;
 static PyObject *resume;       /* called with argv and the path of this program, once Python is repaired */
 static PyObject *places;       /* of what the archive keeps, for build/spec/image.py */
 static PyObject *environ_data; /* what os.environ keeps its bytes in */
+static fd_set own_fds;         /* what was open before Python started */
+static nlink_t own_threads;    /* how many there were then: an emulator has some of its own */
 
 /* ---- Which main loop runs ---- */
 
@@ -94,6 +90,25 @@ void image_prepare(void) {
 
 /* ---- Making it ---- */
 
+static nlink_t count_threads(void) {
+    struct stat about;
+
+    return stat("/proc/self/task", &about) ? 0 : about.st_nlink; /* the folder's own two more */
+}
+
+void image_begin(void) {
+    own_threads = count_threads();
+    for (int fd = 0; fd < FD_SETSIZE; fd++)
+        if (fcntl(fd, F_GETFD) >= 0)
+            FD_SET(fd, &own_fds);
+}
+
+static int next_opened(int fd) {
+    while (fd < FD_SETSIZE && (FD_ISSET(fd, &own_fds) || fcntl(fd, F_GETFD) < 0))
+        fd++;
+    return fd < FD_SETSIZE ? fd : -1;
+}
+
 int image_is_wanted(void) {
     return resume != NULL;
 }
@@ -129,12 +144,27 @@ static int put(int fd, const void *data, size_t size) {
 
     while (size > 0) {
         ssize_t written = write(fd, at, size);
-        if (written <= 0)
+        if (written <= 0) {
+            perror("the image cannot be written");
             return -1;
+        }
         at += written;
         size -= (size_t)written;
     }
     return 0;
+}
+
+/* What a new process does not have, whatever Python believes. */
+static const char *what_is_left(void) {
+    if (main_tstate->current_frame != NULL)
+        return "a Python frame";
+    if (main_tstate->prev != NULL || main_tstate->next != NULL || count_threads() > own_threads)
+        return "a second thread";
+    if (next_opened(0) >= 0)
+        return "an open descriptor";
+    if (waitpid(-1, NULL, WNOHANG) >= 0)
+        return "a child process";
+    return NULL;
 }
 
 /* Writes the image, of which build/spec/image.py makes the program.  Only without a Python frame on
@@ -142,21 +172,27 @@ static int put(int fd, const void *data, size_t size) {
 int image_write(int fd) {
     struct image_extent parts[4];
     uint64_t thread = PyThread_get_thread_ident();
+    const char *left;
 
     main_tstate = PyThreadState_Get();
-    if (main_tstate->current_frame != NULL || main_tstate->next != NULL) {
-        fputs("image: a Python frame or a second thread is left\n", stderr);
+    left = what_is_left();
+    if (left != NULL) {
+        fprintf(stderr, "it has %s that an image cannot hold\n", left);
         return -1;
     }
-    if (main_tstate->datastack_top != NULL)
-        memset(main_tstate->datastack_top, 0,
-               (size_t)((char *)main_tstate->datastack_limit - (char *)main_tstate->datastack_top));
     main_tstate->native_thread_id = 0;
     for (char **each = environ; each != NULL && *each != NULL; each++)
         *each = NULL; /* libc's array lies in the heap */
-    PyOS_BeforeFork(); /* takes the import lock, which PyOS_AfterFork_Child gives back */
+    for (int signum = 1; signum < Py_NSIG; signum++) /* which are ignored where this is built is nothing to a launch */
+        _PyRuntime.signals.handlers[signum].func = _PyLong_GetZero();
+    PyOS_BeforeFork(); /* takes the import lock, which PyOS_AfterFork_Child gives back; calls what was registered */
+    if (main_tstate->datastack_top != NULL)
+        memset(main_tstate->datastack_top, 0,
+               (size_t)((char *)main_tstate->datastack_limit - (char *)main_tstate->datastack_top));
     seal_pools();
     heap_seal(&parts[2], &parts[3]);
+    FD_ZERO(&own_fds);
+    own_threads = 0;
     image_is_made = 1;
     parts[0] = (struct image_extent){PyBytes_AS_STRING(places), (size_t)PyBytes_GET_SIZE(places)};
     parts[1] = (struct image_extent){image_data_start, (size_t)(image_data_end - image_data_start)};
@@ -256,6 +292,26 @@ static PyObject *is_being_made(PyObject *module, PyObject *unused) {
     return PyBool_FromLong(heap_is_recording());
 }
 
+static PyObject *opened(PyObject *module, PyObject *unused) {
+    PyObject *list = PyList_New(0);
+
+    (void)module;
+    (void)unused;
+    for (int fd = next_opened(0); list != NULL && fd >= 0; fd = next_opened(fd + 1)) {
+        PyObject *number = PyLong_FromLong(fd);
+        if (number == NULL || PyList_Append(list, number))
+            Py_CLEAR(list);
+        Py_XDECREF(number);
+    }
+    return list;
+}
+
+static PyObject *has_more_threads(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
+    return PyBool_FromLong(count_threads() > own_threads);
+}
+
 static PyObject *set_resume(PyObject *module, PyObject *args) {
     PyObject *function, *data, *kept;
 
@@ -327,7 +383,7 @@ static void read_signals(void) {
 
 int image_run(int argc, char **argv) {
     _PyRuntimeState *runtime = &_PyRuntime;
-    PyObject *words, *code;
+    PyObject *words;
 
     heap_start(0);
     _Py_tss_tstate = main_tstate;
@@ -336,21 +392,23 @@ int image_run(int argc, char **argv) {
     if (PyThread_tss_create(&runtime->autoTSSkey) || PyThread_tss_set(&runtime->autoTSSkey, main_tstate))
         return fail("no thread-specific storage");
     main_tstate->thread_id = PyThread_get_thread_ident();
+    setlocale(LC_CTYPE, ""); /* as Python does when it starts */
     read_signals();
     PyOS_AfterFork_Child();
     words = decode_all(argc, argv);
     if (words == NULL || fill_environ())
         return fail("not enough memory");
-    code = PyObject_CallOneArg(resume, words);
-    if (code == NULL) {
+    if (PyObject_CallOneArg(resume, words) == NULL) { /* it ends the process, unless it fails */
         PyErr_Print();
-        return 1;
+        Py_Finalize(); /* what is still buffered, and atexit */
     }
-    return (int)PyLong_AsLong(code);
+    return 1;
 }
 
 static PyMethodDef methods[] = {
     {"is_being_made", is_being_made, METH_NOARGS, PyDoc_STR("Is this the process that becomes the image?")},
+    {"opened", opened, METH_NOARGS, PyDoc_STR("The descriptors that are open and were not when the program started.")},
+    {"has_more_threads", has_more_threads, METH_NOARGS, PyDoc_STR("Are there more threads than when the program started?")},
     {"immortalize", immortalize, METH_NOARGS, PyDoc_STR("Never free what there is by now; return how many objects.")},
     {"share", share, METH_O, PyDoc_STR("Let code share its parts with other code, while an image is made; return it.")},
     {"set_resume", set_resume, METH_VARARGS, PyDoc_STR("Choose what a start from the image calls.")},

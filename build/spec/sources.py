@@ -163,7 +163,9 @@ def _fetch_from_debian(source: Source, target: Path) -> None:
     try:
         mirror, _ = releases.mirror()
     except releases.ReleaseError as error:
-        raise SourceError(f"cannot fetch {source.file}: {error}; {FOLDER_VARIABLE} names a folder that has it") from None
+        raise SourceError(
+            f"cannot fetch {source.file}: {error}; {FOLDER_VARIABLE} names a folder that has it"
+        ) from None
     _run([_APT_HELPER, "download-file", f"{mirror.rstrip('/')}/{source.place}", str(target)], source)
 
 

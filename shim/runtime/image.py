@@ -34,6 +34,7 @@ def make(launch: Callable[[], NoReturn], warm_up: Callable[[], bool]) -> NoRetur
     """
     import _shim_image
 
+    _refuse_what_is_lost()
     is_warm = warm_up()
     del warm_up
     places = _forget_the_build()
@@ -49,6 +50,48 @@ def make(launch: Callable[[], NoReturn], warm_up: Callable[[], bool]) -> NoRetur
     _shim_image.immortalize()
     gc.freeze()
     raise SystemExit(0)
+
+
+def _refuse_what_is_lost() -> None:
+    """End the build if the script has done what an image cannot hold, in one line that names it."""
+    import _shim_image
+
+    found = []
+    if "threading" in sys.modules:
+        threading = sys.modules["threading"]
+        others = [each for each in threading.enumerate() if each is not threading.main_thread()]
+        found += [f"the thread {each.name!r}" for each in others]
+    if not found and _shim_image.has_more_threads():
+        found.append("a thread")
+    try:
+        child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        pass
+    else:
+        found.append(f"the child {_name_child(child)}")
+    for fd in _shim_image.opened():
+        try:
+            found.append(f"descriptor {fd} ({os.readlink(f'/proc/self/fd/{fd}')})")
+        except OSError:
+            found.append(f"descriptor {fd}")
+    if found:
+        text = (
+            f"before shim.run it has made what an image cannot hold: {', '.join(found)}; make it in the shim's methods"
+        )
+        os.write(2, f"{text}\n".encode())
+        os._exit(1)
+
+
+def _name_child(ended: os.waitid_result | None) -> str:
+    pid = ended.si_pid if ended is not None else 0
+    try:
+        if not pid:
+            with open("/proc/thread-self/children") as file:
+                pid = int(file.read().split()[0])
+        with open(f"/proc/{pid}/comm") as file:
+            return f"{file.read().strip()!r}"
+    except (OSError, IndexError):
+        return "process"
 
 
 def _forget_the_build() -> bytes:
@@ -70,8 +113,15 @@ def _forget_the_build() -> bytes:
     if "threading" in sys.modules:
         sys.modules["threading"].main_thread()._native_id = None
     if "tempfile" in sys.modules:
-        sys.modules["tempfile"]._name_sequence = None
-        sys.modules["tempfile"].tempdir = None
+        sys.modules["tempfile"]._name_sequence = None  # type: ignore[attr-defined]
+        sys.modules["tempfile"].tempdir = None  # type: ignore[attr-defined]
+    # What these take from the clock and the kernel when they are imported.
+    if "random" in sys.modules:
+        sys.modules["random"].seed(0)  # a start seeds it anew, as the child of a fork does
+    if "logging" in sys.modules:
+        sys.modules["logging"]._startTime = 0  # type: ignore[attr-defined]
+    if "multiprocessing.process" in sys.modules:
+        sys.modules["multiprocessing.process"].current_process().authkey = b""
     (finder,) = (each for each in sys.meta_path if hasattr(each, "settle"))  # build/spec/boot.py
     return bytes(finder.settle())
 
@@ -96,8 +146,15 @@ def _look_around(words: list[str]) -> None:
             continue
     if "threading" in sys.modules:
         sys.modules["threading"].main_thread()._set_native_id()
-    if "time" in sys.modules and "TZ" in os.environ:
+    if "time" in sys.modules:
         sys.modules["time"].tzset()
+    signals = sys.modules["_signal"]
+    if signals.getsignal(signals.SIGINT) == signals.SIG_DFL:
+        signals.signal(signals.SIGINT, signals.default_int_handler)
+    if "logging" in sys.modules:
+        sys.modules["logging"]._startTime = sys.modules["time"].time_ns()
+    if "multiprocessing.process" in sys.modules:
+        sys.modules["multiprocessing.process"].current_process().authkey = os.urandom(32)
 
 
 def _is_open(fd: int) -> bool:
