@@ -12,6 +12,7 @@
 #include <locale.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/select.h>
@@ -386,6 +387,10 @@ int image_run(int argc, char **argv) {
     PyObject *words;
 
     heap_start(0);
+    words = malloc(1);
+    if (words == NULL) /* what follows would end with a page of text */
+        return fail("not enough memory");
+    free(words);
     _Py_tss_tstate = main_tstate;
     runtime->autoTSSkey._is_initialized = 0;
     runtime->trashTSSkey._is_initialized = 0;

@@ -113,13 +113,12 @@ def _forget_the_build() -> bytes:
     if "threading" in sys.modules:
         sys.modules["threading"].main_thread()._native_id = None
     if "tempfile" in sys.modules:
-        sys.modules["tempfile"]._name_sequence = None  # type: ignore[attr-defined]
-        sys.modules["tempfile"].tempdir = None  # type: ignore[attr-defined]
+        sys.modules["tempfile"].__dict__.update(_name_sequence=None, tempdir=None)
     # What these take from the clock and the kernel when they are imported.
     if "random" in sys.modules:
         sys.modules["random"].seed(0)  # a start seeds it anew, as the child of a fork does
     if "logging" in sys.modules:
-        sys.modules["logging"]._startTime = 0  # type: ignore[attr-defined]
+        sys.modules["logging"].__dict__["_startTime"] = 0
     if "multiprocessing.process" in sys.modules:
         sys.modules["multiprocessing.process"].current_process().authkey = b""
     (finder,) = (each for each in sys.meta_path if hasattr(each, "settle"))  # build/spec/boot.py
@@ -152,7 +151,7 @@ def _look_around(words: list[str]) -> None:
     if signals.getsignal(signals.SIGINT) == signals.SIG_DFL:
         signals.signal(signals.SIGINT, signals.default_int_handler)
     if "logging" in sys.modules:
-        sys.modules["logging"]._startTime = sys.modules["time"].time_ns()
+        sys.modules["logging"].__dict__["_startTime"] = sys.modules["time"].time_ns()
     if "multiprocessing.process" in sys.modules:
         sys.modules["multiprocessing.process"].current_process().authkey = os.urandom(32)
 

@@ -64,10 +64,12 @@ def _launch(
     code = 1
     try:
         code = _act(runtime_id, shim, config, words)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except OSError as error:
         code = code or 1
+        _complain(f"{runtime_id}: {_one_line(error)}")
     os._exit(code)  # an orderly end costs milliseconds that containerd waits for
 
 
@@ -75,10 +77,10 @@ def _act(runtime_id: str, shim: Callable[[str, Flags, Config], Shim], config: Co
     try:
         flags = flags_module.parse(words)
     except HelpRequested:
-        sys.stderr.write(flags_module.usage(sys.argv[0]))
+        _complain(flags_module.usage(sys.argv[0]))
         return 0
     except FlagError as error:
-        sys.stderr.write(f"{error}\n{flags_module.usage(sys.argv[0])}")
+        _complain(f"{error}\n{flags_module.usage(sys.argv[0])}")
         return 2
     if flags.version:
         os.write(1, _version_text(os.path.basename(sys.argv[0])).encode())
@@ -92,10 +94,20 @@ def _act(runtime_id: str, shim: Callable[[str, Flags, Config], Shim], config: Co
     try:
         actions.act(shim(runtime_id, flags, config or Config()), flags)
     except (ShimError, OSError) as error:
-        sys.stderr.write(f"{runtime_id}: {_one_line(error)}")
+        _complain(f"{runtime_id}: {_one_line(error)}")
         code = 1
     process.remove_abandoned_folder()
     return code
+
+
+def _complain(text: str) -> None:
+    if sys.stderr is None:  # closed by the caller
+        return
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        return
 
 
 def _one_line(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from shim.api.events_service_ttrpc import EventsService, events_service
 from shim.host import libc, mountinfo
-from shim.runtime import actions, address, bootstrap, daemon, legacy
+from shim.runtime import actions, address, bootstrap, daemon, legacy, main
 from shim.runtime import flags as flags_module
 from shim.runtime.config import Config
 from shim.runtime.flags import Flags
@@ -76,6 +76,7 @@ def warm_up(
     Raises:
         WarmUpError: The daemon failed a call, or took too long.
     """
+    main._version_text("")
     practised = shim(runtime_id, Flags(namespace=_NAMESPACE, id=_NAMESPACE), config or Config())
     practised.preload()
     runner = practised.daemon_runner()

@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -205,6 +205,28 @@ def _fetch(suite: str, key: str) -> Release | str:
         target = cache / f"{version}-{platform.machine()}"
         folder.rename(target)
         return Release(version, target, suite)
+
+
+def packages(suite: str, names: Sequence[str]) -> Path:
+    """Return a folder with packages of a Debian suite, unpacked and not installed; fetched once.
+
+    Raises:
+        ReleaseError: They cannot be fetched.
+    """
+    cache = cache_folder()
+    target = cache / "-".join(["tree", suite, platform.machine(), *names])
+    cache.mkdir(parents=True, exist_ok=True)
+    with _locked(cache):
+        if not target.is_dir():
+            with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as scratch_name:
+                scratch = Path(scratch_name)
+                apt = _Apt(scratch / "apt", suite)
+                for name in names:
+                    archive = apt.download(name)
+                    _run(["dpkg-deb", "-x", str(archive), str(scratch / "tree")], f"cannot unpack {name} of {suite}")
+                    archive.unlink()
+                (scratch / "tree").rename(target)
+    return target
 
 
 class _Apt:

@@ -57,3 +57,32 @@ def program(request: pytest.FixtureRequest) -> Program:
     """Return the checks in each form."""
     found: Program = request.getfixturevalue(f"{request.param}_program")
     return found
+
+
+@pytest.fixture(scope="session")
+def runtime_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the fake runc as a program that needs nothing of its host, either."""
+    folder = tmp_path_factory.mktemp("runtime")
+    for name in ("runc_commands", "runc_program", "runc_state"):
+        text = (ROOT / "shim/testing" / f"{name}.py").read_text()
+        (folder / f"{name}.py").write_text(text.replace("shim.testing.", ""))
+    (folder / "runtime.py").write_text(
+        "import os, sys\n"
+        "from runc_commands import main\n"
+        "from shim.runtime import image\n"
+        "def launch():\n"
+        "    main(os.path.dirname(sys.executable))\n"
+        "if image.is_being_made():\n"
+        "    image.make(launch, lambda: None)\n"
+        "launch()\n"
+    )
+    return freeze("fake-runtime", folder / "runtime.py")
+
+
+@pytest.fixture(scope="session")
+def shim_program() -> Program:
+    """Return this project's shim as an image."""
+    done = run_build("pyrunc")
+    if done.returncode:
+        pytest.fail(f"build.py pyrunc: {done.stderr}", pytrace=False)
+    return Program(ROOT / "dist" / "containerd-shim-pyrunc-v1")
