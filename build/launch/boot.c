@@ -81,7 +81,7 @@ static PyObject *run_script(PyObject *code, PyObject *globals, PyObject *locals)
 
 /* The image must not know where it was made. */
 char *boot_realpath(const char *path, char *resolved) {
-    if (image_fd >= 0 && strcmp(path, OWN_FILE) == 0)
+    if (heap_is_recording() && strcmp(path, OWN_FILE) == 0)
         return strcpy(resolved, OWN_FILE);
     return realpath(path, resolved);
 }
@@ -90,7 +90,7 @@ char *boot_realpath(const char *path, char *resolved) {
 ssize_t readlink(const char *path, char *buffer, size_t size) {
     static const char name[] = "/shim";
 
-    if (image_fd < 0 || strcmp(path, OWN_FILE) != 0 || size < sizeof name)
+    if (!heap_is_recording() || strcmp(path, OWN_FILE) != 0 || size < sizeof name)
         return readlinkat(AT_FDCWD, path, buffer, size);
     memcpy(buffer, name, sizeof name - 1);
     return sizeof name - 1;
