@@ -48,8 +48,9 @@ def make(program: Path, target: Path, emulator: list[str]) -> str:
     _, _, again = _record(program, [*emulator, *_OTHER_LAYOUT] if emulator else [])
     if parts != again:
         raise BuildFailedError(
-            f"no image of {program.name}: two runs of it differ{_first_difference(parts, again)}; before shim.run it keeps"
-            " a time, a random number or the like, which belongs into the shim's methods (--form static does without image)"
+            f"no image of {program.name}: two runs of it differ{_first_difference(parts, again)}; before shim.run it"
+            " keeps a time, a random number or the like, which belongs into the shim's methods"
+            " (--form static does without image)"
         )
     content = program.read_bytes()
     _check_pointers(content, parts, thread)
@@ -61,8 +62,8 @@ def make(program: Path, target: Path, emulator: list[str]) -> str:
 
 
 def _record(program: Path, emulator: list[str]) -> tuple[int, bytes, list[Part]]:
-    """Return what pthread_self() says in the program's main thread, what its archive keeps, and what it has in memory."""
-    # Nothing of the build shows: no environment, no folder, no configuration, no time zone, not even the program's name.
+    """Return what pthread_self() says in the main thread, what the archive keeps, and what the program has in memory."""
+    # Nothing of the build shows: no environment, folder, configuration or time zone, not even the program's name.
     with tempfile.TemporaryDirectory() as folder:
         ended = subprocess.run(
             [*emulator, str(program)] if emulator else ["shim"],
