@@ -45,7 +45,6 @@ int boot_main(struct PYI_CONTEXT *context) {
     }
     heap_start(image_fd >= 0);
     PyObject_SetArenaAllocator(&arenas);
-    image_prepare();
     PyImport_FrozenModules = embedded_modules;
     PyImport_AppendInittab("_shim_image", image_init_module);
     PyImport_AppendInittab("_shim_libc", PyInit__shim_libc);

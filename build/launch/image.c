@@ -49,43 +49,66 @@ PyObject *_PyEval_EvalFrameDefault(PyThreadState *tstate, struct _PyInterpreterF
 
 /* ---- Python's small objects ---- */
 
-static PyMemAllocatorEx pymalloc[2];
+static PyMemAllocatorEx pymalloc[2]; /* what Python itself has */
 
 /* A block of the image is never given back: its pool would be used again, and its page written to. */
-static void free_outside(void *original, void *pointer) {
+static void free_outside(void *context, void *pointer) {
+    PyMemAllocatorEx *own = context;
+
     if (!heap_is_sealed(pointer))
-        ((PyMemAllocatorEx *)original)->free(((PyMemAllocatorEx *)original)->ctx, pointer);
+        own->free(own->ctx, pointer);
 }
 
-static void *realloc_outside(void *original, void *pointer, size_t size) {
-    PyMemAllocatorEx *allocator = original;
+static void *realloc_outside(void *context, void *pointer, size_t size) {
+    PyMemAllocatorEx *own = context;
     void *moved;
     size_t have;
 
     if (!heap_is_sealed(pointer) || !heap_is_arena(pointer)) /* malloc looks after its own */
-        return allocator->realloc(allocator->ctx, pointer, size);
+        return own->realloc(own->ctx, pointer, size);
     have = ((size_t)((poolp)((uintptr_t)pointer & ~(uintptr_t)POOL_SIZE_MASK))->szidx + 1) * ALIGNMENT;
-    moved = allocator->malloc(allocator->ctx, size);
+    moved = own->malloc(own->ctx, size);
     if (moved != NULL)
         memcpy(moved, pointer, have < size ? have : size);
     return moved;
 }
 
-static void *malloc_anywhere(void *original, size_t size) {
-    return ((PyMemAllocatorEx *)original)->malloc(((PyMemAllocatorEx *)original)->ctx, size);
+static void *plain_malloc(void *context, size_t size) {
+    PyMemAllocatorEx *own = context;
+
+    return own->malloc(own->ctx, size);
 }
 
-static void *calloc_anywhere(void *original, size_t count, size_t size) {
-    return ((PyMemAllocatorEx *)original)->calloc(((PyMemAllocatorEx *)original)->ctx, count, size);
+static void *plain_calloc(void *context, size_t count, size_t size) {
+    PyMemAllocatorEx *own = context;
+
+    return own->calloc(own->ctx, count, size);
 }
 
-void image_prepare(void) {
+/* While an image is made, Python gets all its memory zeroed: what it leaves of a block, at its end or between fields,
+ * would else have what was there before, such as the number of a file. */
+static void *zeroed_malloc(void *context, size_t size) {
+    PyMemAllocatorEx *own = context;
+
+    if (size < PY_SSIZE_T_MAX)
+        size = (size + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1);
+    return own->calloc(own->ctx, 1, size);
+}
+
+static void *zeroed_calloc(void *context, size_t count, size_t size) {
+    if (size != 0 && count > (size_t)PY_SSIZE_T_MAX / size)
+        return NULL;
+    return zeroed_malloc(context, count * size);
+}
+
+static void set_allocators(void *(*malloc)(void *, size_t), void *(*calloc)(void *, size_t, size_t)) {
     static const PyMemAllocatorDomain domains[] = {PYMEM_DOMAIN_MEM, PYMEM_DOMAIN_OBJ};
 
     for (size_t i = 0; i < 2; i++) {
-        PyMemAllocatorEx own = {&pymalloc[i], malloc_anywhere, calloc_anywhere, realloc_outside, free_outside};
-        PyMem_GetAllocator(domains[i], &pymalloc[i]);
-        PyMem_SetAllocator(domains[i], &own);
+        PyMemAllocatorEx mine = {&pymalloc[i], malloc, calloc, realloc_outside, free_outside};
+        if (pymalloc[i].malloc == NULL)
+            PyMem_GetAllocator(domains[i], &pymalloc[i]);
+        PyMem_SetAllocator(domains[i], &mine);
     }
 }
 
@@ -98,6 +121,7 @@ static nlink_t count_threads(void) {
 }
 
 void image_begin(void) {
+    set_allocators(zeroed_malloc, zeroed_calloc);
     own_threads = count_threads();
     for (int fd = 0; fd < FD_SETSIZE; fd++)
         if (fcntl(fd, F_GETFD) >= 0)
@@ -186,6 +210,7 @@ int image_write(int fd) {
         *each = NULL; /* libc's array lies in the heap */
     for (int signum = 1; signum < Py_NSIG; signum++) /* which are ignored where this is built is nothing to a launch */
         _PyRuntime.signals.handlers[signum].func = _PyLong_GetZero();
+    set_allocators(plain_malloc, plain_calloc);
     PyOS_BeforeFork(); /* takes the import lock, which PyOS_AfterFork_Child gives back; calls what was registered */
     if (main_tstate->datastack_top != NULL)
         memset(main_tstate->datastack_top, 0,

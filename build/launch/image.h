@@ -25,7 +25,6 @@ void share_forget(void);
 
 /* image.c */
 extern int image_is_made; /* this process starts from an image */
-void image_prepare(void); /* before Python is initialized */
 void image_begin(void);     /* before Python starts in a process that becomes the image */
 int image_is_wanted(void); /* the program has come to where a launch shall go on */
 int image_write(int fd);

@@ -15,7 +15,6 @@ def _boot() -> None:
     from _frozen_importlib_external import ExtensionFileLoader
     from marshal import loads
     from os import O_RDONLY, close, open, pread
-    from os.path import exists
 
     _, _, start = sys._pyinstaller_pyz.rpartition("?")  # the bootloader's: the binary, and where in it
     base = int(start)
@@ -27,7 +26,10 @@ def _boot() -> None:
         del sys._MEIPASS
 
     def read(offset: int, size: int) -> bytes:
-        fd = open("/proc/self/exe" if exists("/proc/self/exe") else sys.executable, O_RDONLY)
+        try:
+            fd = open("/proc/self/exe", O_RDONLY)
+        except FileNotFoundError:  # no /proc here
+            fd = open(sys.executable, O_RDONLY)
         try:
             return pread(fd, size, base + offset)
         finally:
