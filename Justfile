@@ -14,6 +14,8 @@ demo *ARGS:
 test *ARGS:
     @packaging/system-packages test
     python build/spec/build.py
+    python build/spec/build.py pyrunc --form static
+    python build/spec/build.py pyrunc --form onefile
     python -m pytest "$@"
 
 # everything that needs no containerd: format, lint, types, layers, unit tests, generated code
@@ -58,15 +60,21 @@ docs:
     @python -c 'import pdoc' 2>&- || python -m pip install -q --group docs
     python docs/reference.py
 
-# freeze a shim into dist/: pyrunc, skeleton or skeleton-async
-build NAME="pyrunc":
-    @packaging/system-packages build
-    python build/spec/build.py "$1"
+# freeze a shim into dist/: pyrunc, skeleton or skeleton-async (--form image|static|onefile, --arch amd64|arm64, --force)
+build NAME="pyrunc" *ARGS:
+    @[ $# -gt 0 ] || set -- pyrunc; python build/spec/build.py "$@"
 
-# freeze a shim of your own, a Python script, into dist/containerd-shim-NAME-v1
-freeze NAME SCRIPT:
-    @packaging/system-packages build
-    python build/spec/build.py "$1" --script "$2"
+# freeze a shim of your own, a Python script, into dist/containerd-shim-NAME-v1 (arguments as of build)
+freeze NAME SCRIPT *ARGS:
+    @name=$1 script=$2; shift 2; python build/spec/build.py "$name" --script "$script" "$@"
+
+# the shim for arm64: build it, and run it by an emulator (arguments are pytest's)
+arm64 *ARGS:
+    @packaging/system-packages arm64
+    python build/spec/build.py pyrunc --arch arm64
+    python build/spec/build.py emulated --script tests/launch/emulated_shim.py --arch arm64
+    python build/spec/build.py checks --script tests/launch/frozen/checks.py --arch arm64
+    python -m pytest -m arm64 tests/launch "$@"
 
 # feed hostile bytes to the ttrpc core (--inputs N --seed S --target NAME --engine random|atheris)
 fuzz *ARGS:

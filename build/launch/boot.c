@@ -1,5 +1,5 @@
 /* Inside PyInstaller's bootloader, whose sources are compiled as they are: its `main` comes here first, and where it asks
- * the dynamic linker for Python, it gets the Python that is part of this program (build/spec/toolchain.py renames
+ * the dynamic linker for Python, it gets the Python that is part of this program (build/spec/static.py renames
  * pyi_main, pyi_archive_open, realpath, dlopen, dlsym and dlclose when it compiles them).
  */
 #define _GNU_SOURCE
@@ -21,7 +21,7 @@
 
 #define OWN_FILE "/proc/self/exe"
 
-extern const struct _frozen embedded_modules[]; /* build/spec/toolchain.py writes them */
+extern const struct _frozen embedded_modules[]; /* build/spec/static.py writes them */
 PyMODINIT_FUNC PyInit__shim_libc(void);
 PyMODINIT_FUNC PyInit__message(void);
 
@@ -41,11 +41,10 @@ int boot_main(struct PYI_CONTEXT *context) {
     if (getenv(IMAGE_VARIABLE) != NULL) {
         image_fd = fcntl(1, F_DUPFD_CLOEXEC, 3);
         dup2(2, 1);
+        image_begin();
     }
     heap_start(image_fd >= 0);
     PyObject_SetArenaAllocator(&arenas);
-    if (image_fd >= 0)
-        image_begin();
     PyImport_FrozenModules = embedded_modules;
     PyImport_AppendInittab("_shim_image", image_init_module);
     PyImport_AppendInittab("_shim_libc", PyInit__shim_libc);
@@ -76,16 +75,12 @@ static PyObject *run_script(PyObject *code, PyObject *globals, PyObject *locals)
         return result;
     Py_XDECREF(result);
     PyErr_Clear();
-    if (image_write(image_fd)) {
-        perror("image");
-        _exit(1);
-    }
-    _exit(0);
+    _exit(image_write(image_fd) ? 1 : 0);
 }
 
 /* The image must not know where it was made. */
 char *boot_realpath(const char *path, char *resolved) {
-    if (image_fd >= 0 && strcmp(path, OWN_FILE) == 0)
+    if (heap_is_recording() && strcmp(path, OWN_FILE) == 0)
         return strcpy(resolved, OWN_FILE);
     return realpath(path, resolved);
 }
@@ -94,7 +89,7 @@ char *boot_realpath(const char *path, char *resolved) {
 ssize_t readlink(const char *path, char *buffer, size_t size) {
     static const char name[] = "/shim";
 
-    if (image_fd < 0 || strcmp(path, OWN_FILE) != 0 || size < sizeof name)
+    if (!heap_is_recording() || strcmp(path, OWN_FILE) != 0 || size < sizeof name)
         return readlinkat(AT_FDCWD, path, buffer, size);
     memcpy(buffer, name, sizeof name - 1);
     return sizeof name - 1;

@@ -57,13 +57,18 @@ static struct {
     size_t size;
 } free_arenas[16];
 static size_t free_arenas_count;
+static char *next_arena = image_arenas_end + (256u << 20); /* above where the kernel may have put the break */
 
 static int is_in_image(const void *pointer) {
     return (const char *)pointer >= image_heap_start && (const char *)pointer < image_arenas_end;
 }
 
-static int is_sealed(const void *pointer) {
+int heap_is_sealed(const void *pointer) {
     return !is_recording && is_in_image(pointer);
+}
+
+int heap_is_arena(const void *pointer) {
+    return (const char *)pointer >= image_arenas_start && (const char *)pointer < image_arenas_end;
 }
 
 static void *take(char **top, char *end, size_t size) {
@@ -134,7 +139,7 @@ void *malloc(size_t size) {
 void free(void *pointer) {
     if (is_recording && pointer != NULL)
         memset(pointer, 0, dlmalloc_usable_size(pointer));
-    if (!is_sealed(pointer))
+    if (!heap_is_sealed(pointer))
         dlfree(pointer);
 }
 
@@ -194,8 +199,12 @@ void *heap_arena_alloc(void *context, size_t size) {
 
     (void)context;
     if (!is_recording) {
-        start = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        return start != MAP_FAILED ? start : NULL;
+        /* Near those of the image: for the 16 GiB around each arena Python takes 128 KiB of notes. */
+        start = mmap(next_arena, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (start == MAP_FAILED)
+            return NULL;
+        next_arena = (char *)start + size;
+        return start;
     }
     for (size_t i = 0; i < free_arenas_count; i++) {
         if (free_arenas[i].size == size) {
@@ -209,7 +218,7 @@ void *heap_arena_alloc(void *context, size_t size) {
 
 void heap_arena_free(void *context, void *start, size_t size) {
     (void)context;
-    if (is_sealed(start))
+    if (heap_is_sealed(start))
         return;
     if (!is_recording) {
         munmap(start, size);

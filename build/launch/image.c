@@ -2,32 +2,26 @@
  *
  * Rule: a restored process is as the child of a fork: PyOS_AfterFork_Child repairs what depends on threads and locks.
  * What a fork keeps and an exec loses is repaired here by hand.  Every internal of CPython that is used stands in
- * docs/launch.md, and is checked here by name or size when this is compiled.
+ * docs/launch.md, and internals.h checks what a name does not tell.
  * Spec: CPython 3.13, Python/pystate.c, Objects/obmalloc.c, Modules/posixmodule.c (PyOS_AfterFork_Child).
  */
 #define _GNU_SOURCE
 #include <Python.h>
-#include <internal/pycore_gc.h>
-#include <internal/pycore_interp.h>
-#include <internal/pycore_long.h>
-#include <internal/pycore_object.h>
-#include <internal/pycore_obmalloc.h>
-#include <internal/pycore_pystate.h>
-#include <internal/pycore_runtime.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <locale.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/select.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "image.h"
-
-_Static_assert(PY_VERSION_HEX >> 16 == 0x030d, "the internals that are used here were looked at in 3.13");
-_Static_assert(ARENA_SIZE == 1 << 20 && POOL_SIZE == 1 << 14, "pymalloc: arenas of 1 MiB in pools of 16 KiB");
-_Static_assert(NB_SMALL_SIZE_CLASSES == 32 && ALIGNMENT == 16, "pymalloc: 32 sizes in steps of 16 bytes");
+#include "internals.h"
 
 extern char image_data_start[], image_data_end[];
 extern char **environ;
@@ -35,53 +29,113 @@ extern char **environ;
 int image_is_made;
 static PyThreadState *main_tstate;
 static PyObject *resume;       /* called with argv and the path of this program, once Python is repaired */
+static PyObject *places;       /* of what the archive keeps, for build/spec/image.py */
 static PyObject *environ_data; /* what os.environ keeps its bytes in */
+static fd_set own_fds;         /* what was open before Python started */
+static nlink_t own_threads;    /* how many there were then: an emulator has some of its own */
 
-/* ---- Making it ---- */
+/* ---- Which main loop runs ---- */
 
-int image_is_wanted(void) {
-    return resume != NULL;
+PyObject *eval_adaptive(PyThreadState *tstate, struct _PyInterpreterFrame *frame, int throwflag);
+PyObject *eval_frozen(PyThreadState *tstate, struct _PyInterpreterFrame *frame, int throwflag);
+
+static int is_code_frozen; /* the image has been warmed up, and its code is not rewritten any more */
+
+PyObject *_PyEval_EvalFrameDefault(PyThreadState *tstate, struct _PyInterpreterFrame *frame, int throwflag) {
+    if (is_code_frozen && image_is_made)
+        return eval_frozen(tstate, frame, throwflag);
+    return eval_adaptive(tstate, frame, throwflag);
+}
+
+/* ---- Python's small objects ---- */
+
+static PyMemAllocatorEx pymalloc[2]; /* what Python itself has */
+
+/* A block of the image is never given back: its pool would be used again, and its page written to. */
+static void free_outside(void *context, void *pointer) {
+    PyMemAllocatorEx *own = context;
+
+    if (!heap_is_sealed(pointer))
+        own->free(own->ctx, pointer);
+}
+
+static void *realloc_outside(void *context, void *pointer, size_t size) {
+    PyMemAllocatorEx *own = context;
+    void *moved;
+    size_t have;
+
+    if (!heap_is_sealed(pointer) || !heap_is_arena(pointer)) /* malloc looks after its own */
+        return own->realloc(own->ctx, pointer, size);
+    have = ((size_t)((poolp)((uintptr_t)pointer & ~(uintptr_t)POOL_SIZE_MASK))->szidx + 1) * ALIGNMENT;
+    moved = own->malloc(own->ctx, size);
+    if (moved != NULL)
+        memcpy(moved, pointer, have < size ? have : size);
+    return moved;
+}
+
+static void *plain_malloc(void *context, size_t size) {
+    PyMemAllocatorEx *own = context;
+
+    return own->malloc(own->ctx, size);
+}
+
+static void *plain_calloc(void *context, size_t count, size_t size) {
+    PyMemAllocatorEx *own = context;
+
+    return own->calloc(own->ctx, count, size);
 }
 
 /* While an image is made, Python gets all its memory zeroed: what it leaves of a block, at its end or between fields,
  * would else have what was there before, such as the number of a file. */
-static const PyMemAllocatorDomain domains[] = {PYMEM_DOMAIN_MEM, PYMEM_DOMAIN_OBJ};
-static PyMemAllocatorEx allocators[2];
-
 static void *zeroed_malloc(void *context, size_t size) {
-    PyMemAllocatorEx *allocator = context;
+    PyMemAllocatorEx *own = context;
 
     if (size < PY_SSIZE_T_MAX)
         size = (size + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1);
-    return allocator->calloc(allocator->ctx, 1, size);
+    return own->calloc(own->ctx, 1, size);
 }
 
 static void *zeroed_calloc(void *context, size_t count, size_t size) {
-    PyMemAllocatorEx *allocator = context;
-
     if (size != 0 && count > (size_t)PY_SSIZE_T_MAX / size)
         return NULL;
-    return zeroed_malloc(allocator, count * size);
+    return zeroed_malloc(context, count * size);
 }
 
-static void *plain_realloc(void *context, void *pointer, size_t size) {
-    PyMemAllocatorEx *allocator = context;
+static void set_allocators(void *(*malloc)(void *, size_t), void *(*calloc)(void *, size_t, size_t)) {
+    static const PyMemAllocatorDomain domains[] = {PYMEM_DOMAIN_MEM, PYMEM_DOMAIN_OBJ};
 
-    return allocator->realloc(allocator->ctx, pointer, size);
+    for (size_t i = 0; i < 2; i++) {
+        PyMemAllocatorEx mine = {&pymalloc[i], malloc, calloc, realloc_outside, free_outside};
+        if (pymalloc[i].malloc == NULL)
+            PyMem_GetAllocator(domains[i], &pymalloc[i]);
+        PyMem_SetAllocator(domains[i], &mine);
+    }
 }
 
-static void plain_free(void *context, void *pointer) {
-    PyMemAllocatorEx *allocator = context;
+/* ---- Making it ---- */
 
-    allocator->free(allocator->ctx, pointer);
+static nlink_t count_threads(void) {
+    struct stat about;
+
+    return stat("/proc/self/task", &about) ? 0 : about.st_nlink; /* the folder's own two more */
 }
 
 void image_begin(void) {
-    for (size_t i = 0; i < 2; i++) {
-        PyMemAllocatorEx mine = {&allocators[i], zeroed_malloc, zeroed_calloc, plain_realloc, plain_free};
-        PyMem_GetAllocator(domains[i], &allocators[i]);
-        PyMem_SetAllocator(domains[i], &mine);
-    }
+    set_allocators(zeroed_malloc, zeroed_calloc);
+    own_threads = count_threads();
+    for (int fd = 0; fd < FD_SETSIZE; fd++)
+        if (fcntl(fd, F_GETFD) >= 0)
+            FD_SET(fd, &own_fds);
+}
+
+static int next_opened(int fd) {
+    while (fd < FD_SETSIZE && (FD_ISSET(fd, &own_fds) || fcntl(fd, F_GETFD) < 0))
+        fd++;
+    return fd < FD_SETSIZE ? fd : -1;
+}
+
+int image_is_wanted(void) {
+    return resume != NULL;
 }
 
 /* Takes every hole in the pools, and leaves no arena with free ones: what comes later lies on pages of its own. */
@@ -115,43 +169,62 @@ static int put(int fd, const void *data, size_t size) {
 
     while (size > 0) {
         ssize_t written = write(fd, at, size);
-        if (written <= 0)
+        if (written <= 0) {
+            perror("the image cannot be written");
             return -1;
+        }
         at += written;
         size -= (size_t)written;
     }
     return 0;
 }
 
+/* What a new process does not have, whatever Python believes. */
+static const char *what_is_left(void) {
+    if (main_tstate->current_frame != NULL)
+        return "a Python frame";
+    if (main_tstate->prev != NULL || main_tstate->next != NULL || count_threads() > own_threads)
+        return "a second thread";
+    if (next_opened(0) >= 0)
+        return "an open descriptor";
+    if (waitpid(-1, NULL, WNOHANG) >= 0)
+        return "a child process";
+    return NULL;
+}
+
 /* Writes the image, of which build/spec/image.py makes the program.  Only without a Python frame on
  * the stack, with the GIL, and with one thread. */
 int image_write(int fd) {
-    struct image_extent data = {image_data_start, (size_t)(image_data_end - image_data_start)}, heap, arenas;
+    struct image_extent parts[4];
     uint64_t thread = PyThread_get_thread_ident();
+    const char *left;
 
     main_tstate = PyThreadState_Get();
-    if (main_tstate->current_frame != NULL || main_tstate->next != NULL) {
-        fputs("image: a Python frame or a second thread is left\n", stderr);
+    left = what_is_left();
+    if (left != NULL) {
+        fprintf(stderr, "it has %s that an image cannot hold\n", left);
         return -1;
     }
-    if (main_tstate->datastack_top != NULL)
-        memset(main_tstate->datastack_top, 0,
-               (size_t)((char *)main_tstate->datastack_limit - (char *)main_tstate->datastack_top));
     main_tstate->native_thread_id = 0;
     for (char **each = environ; each != NULL && *each != NULL; each++)
         *each = NULL; /* libc's array lies in the heap */
     for (int signum = 1; signum < Py_NSIG; signum++) /* which are ignored where this is built is nothing to a launch */
         _PyRuntime.signals.handlers[signum].func = _PyLong_GetZero();
-    for (size_t i = 0; i < 2; i++)
-        PyMem_SetAllocator(domains[i], &allocators[i]);
-    PyOS_BeforeFork(); /* takes the import lock, which PyOS_AfterFork_Child gives back */
+    set_allocators(plain_malloc, plain_calloc);
+    PyOS_BeforeFork(); /* takes the import lock, which PyOS_AfterFork_Child gives back; calls what was registered */
+    if (main_tstate->datastack_top != NULL)
+        memset(main_tstate->datastack_top, 0,
+               (size_t)((char *)main_tstate->datastack_limit - (char *)main_tstate->datastack_top));
     seal_pools();
-    heap_seal(&heap, &arenas);
+    heap_seal(&parts[2], &parts[3]);
+    FD_ZERO(&own_fds);
+    own_threads = 0;
     image_is_made = 1;
+    parts[0] = (struct image_extent){PyBytes_AS_STRING(places), (size_t)PyBytes_GET_SIZE(places)};
+    parts[1] = (struct image_extent){image_data_start, (size_t)(image_data_end - image_data_start)};
     if (put(fd, &thread, sizeof thread))
         return -1;
-    for (const struct image_extent *each = (const struct image_extent[]){data, heap, arenas}, *last = each + 2;
-         each <= last; each++) {
+    for (const struct image_extent *each = parts; each < parts + 4; each++) {
         uint64_t head[2] = {(uintptr_t)each->start, each->size};
         if (put(fd, head, sizeof head) || put(fd, each->start, each->size))
             return -1;
@@ -232,20 +305,49 @@ static PyObject *immortalize(PyObject *module, PyObject *unused) {
     return PyLong_FromSize_t(made);
 }
 
+static PyObject *share(PyObject *module, PyObject *code) {
+    (void)module;
+    if (heap_is_recording() && PyCode_Check(code) && share_parts(code))
+        return NULL;
+    return Py_NewRef(code);
+}
+
 static PyObject *is_being_made(PyObject *module, PyObject *unused) {
     (void)module;
     (void)unused;
     return PyBool_FromLong(heap_is_recording());
 }
 
-static PyObject *set_resume(PyObject *module, PyObject *args) {
-    PyObject *function, *data;
+static PyObject *opened(PyObject *module, PyObject *unused) {
+    PyObject *list = PyList_New(0);
 
     (void)module;
-    if (!PyArg_ParseTuple(args, "OO!", &function, &PyDict_Type, &data))
+    (void)unused;
+    for (int fd = next_opened(0); list != NULL && fd >= 0; fd = next_opened(fd + 1)) {
+        PyObject *number = PyLong_FromLong(fd);
+        if (number == NULL || PyList_Append(list, number))
+            Py_CLEAR(list);
+        Py_XDECREF(number);
+    }
+    return list;
+}
+
+static PyObject *has_more_threads(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
+    return PyBool_FromLong(count_threads() > own_threads);
+}
+
+static PyObject *set_resume(PyObject *module, PyObject *args) {
+    PyObject *function, *data, *kept;
+
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OO!pS", &function, &PyDict_Type, &data, &is_code_frozen, &kept))
         return NULL;
+    Py_XSETREF(places, Py_NewRef(kept));
     Py_XSETREF(resume, Py_NewRef(function));
     Py_XSETREF(environ_data, Py_NewRef(data));
+    share_forget(); /* now: what is freed lies in Python's lists of free objects until the next collection */
     Py_RETURN_NONE;
 }
 
@@ -335,7 +437,10 @@ int image_run(int argc, char **argv) {
 
 static PyMethodDef methods[] = {
     {"is_being_made", is_being_made, METH_NOARGS, PyDoc_STR("Is this the process that becomes the image?")},
+    {"opened", opened, METH_NOARGS, PyDoc_STR("The descriptors that are open and were not when the program started.")},
+    {"has_more_threads", has_more_threads, METH_NOARGS, PyDoc_STR("Are there more threads than when the program started?")},
     {"immortalize", immortalize, METH_NOARGS, PyDoc_STR("Never free what there is by now; return how many objects.")},
+    {"share", share, METH_O, PyDoc_STR("Let code share its parts with other code, while an image is made; return it.")},
     {"set_resume", set_resume, METH_VARARGS, PyDoc_STR("Choose what a start from the image calls.")},
     {NULL, NULL, 0, NULL},
 };

@@ -74,13 +74,38 @@ def _boot() -> None:
             return None
 
         @staticmethod
+        def settle() -> bytes:
+            """Forget the modules that are loaded, and expect the others one behind the other, as image.py puts them.
+
+            Return their old places: offset and size, eight bytes each.
+            """
+            places, at = b"", 0
+            for name in sorted(contents):
+                kind, offset, size = contents.pop(name)
+                if name not in sys.modules:
+                    contents[name] = kind, at, size
+                    places += offset.to_bytes(8, "little") + size.to_bytes(8, "little")
+                    at += size
+            return places
+
+        @staticmethod
         def exec_module(module: object) -> None:
+            if module.__name__ not in contents:
+                raise ImportError(f"{module.__name__} is in the image, and cannot be loaded again")
             _, offset, size = contents[module.__name__]
-            exec(loads(inflate(read(offset, size))), module.__dict__)  # noqa: S102, S302  (as above)
+            code = loads(inflate(read(offset, size)))  # noqa: S302  (as above)
+            exec(_share(code), module.__dict__)  # noqa: S102
 
     sys.meta_path.insert(-1, Finder)  # after what is compiled into the interpreter, before the search of folders
     sys.frozen = True
 
+
+def _share(code: object) -> object:
+    return code
+
+
+if "_shim_image" in __import__("sys").builtin_module_names:
+    from _shim_image import share as _share
 
 _boot()
 del _boot

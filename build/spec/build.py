@@ -11,6 +11,7 @@ own, dist/ARCH/.  Work files and PyInstaller's log go to .work/build/.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -84,7 +85,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="build.py", description="Freeze shims into dist/.")
     parser.add_argument("name", nargs="?", help="a spec's name, or with --script the name of the runtime")
     parser.add_argument("--script", type=Path, help="a shim of your own")
-    parser.add_argument("--form", choices=FORMS, default="image", help="what kind of program; image unless told otherwise")
+    parser.add_argument(
+        "--form", choices=FORMS, default="image", help="what kind of program; image unless told otherwise"
+    )
     parser.add_argument("--arch", choices=ARCHITECTURES, help="for which machines; this one's unless told otherwise")
     parser.add_argument("--force", action="store_true", help="build even if nothing has changed")
     asked = parser.parse_args(arguments)
@@ -107,6 +110,9 @@ def main(arguments: list[str]) -> int:
             build(Wanted(name, asked.form, architecture, script), is_forced=asked.force)
     except (BuildError, sources.SourceError, cpython.BuildFailedError) as error:
         print(f"build: {error}", file=sys.stderr)
+        return 1
+    except FileNotFoundError as error:
+        print(f"build: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     return 0
 
@@ -134,6 +140,10 @@ class _Static:
 
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
+        if not any(sources.cache().glob(f"python-{cpython.machine()}/*/complete")):
+            _ensure_packages("toolchain")
+        if wanted.form == "image" and self._needs_emulator():
+            _ensure_packages("arm64")
         self._bootloader = static.find(wanted.architecture)
         self.python = self._bootloader.build_python
         self.described = f"Python {cpython.VERSION} of its own"
@@ -150,12 +160,15 @@ class _Static:
         """Return the environment in which PyInstaller runs, nothing of the caller's."""
         paths = [HERE / "static_python", self._bootloader.pyinstaller, self._bootloader.protobuf, ROOT]
         if self._wanted.script:  # what its author has installed
-            paths += [Path(sysconfig.get_paths()[kind]) for kind in ("purelib", "platlib")]
+            library = Path(sysconfig.get_path("stdlib"))  # of another Python than the one that will run it
+            others = {library, library / "lib-dynload"}
+            paths += [path for path in map(Path, sys.path[1:]) if path not in others and path.is_dir()]
         return {
             "PATH": os.defpath,
             "LC_ALL": "C.UTF-8",
             "PYTHONPATH": os.pathsep.join(map(str, dict.fromkeys(paths))),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONNODEBUGRANGES": "1",  # the columns of a traceback are shown with its source, which is not there
             "PYINSTALLER_ZLIB_COMPRESSION_LEVEL": "9",
             "SHIM_BUILD_STATIC": str(self._bootloader.program),
         }
@@ -171,8 +184,11 @@ class _Static:
         image.make(frozen, target, self._emulator())
         return target
 
+    def _needs_emulator(self) -> bool:
+        return self._wanted.architecture != cpython.machine()
+
     def _emulator(self) -> list[str]:
-        if self._wanted.architecture == cpython.machine():
+        if not self._needs_emulator():
             return []
         name = f"qemu-{self._wanted.architecture}"
         for each in (f"{name}-static", name):
@@ -185,6 +201,7 @@ class _Onefile:
     """The dynamic form: PyInstaller runs under the Python that runs this."""
 
     def __init__(self) -> None:
+        _ensure_packages("onefile")
         self._linked, reason = bootloader.find(WORK)
         if reason:
             how = "with PyInstaller's own bootloader" if self._linked is None else "Python is unpacked at each launch"
@@ -213,6 +230,11 @@ class _Onefile:
     def finish(self, frozen: Path, folder: Path) -> Path:
         """Return the binary."""
         return frozen
+
+
+def _ensure_packages(purpose: str) -> None:
+    """Install what is missing, where that can be done; else it has been said, and the build says what it misses."""
+    subprocess.run([str(ROOT / "packaging/system-packages"), purpose], stdin=subprocess.DEVNULL)
 
 
 def _build(wanted: Wanted, form: _Static | _Onefile, *, is_forced: bool) -> Path:
@@ -314,11 +336,21 @@ def _revision() -> str:
 def _fingerprint(revision: str, script: Path | None) -> dict[str, str]:
     """Return what of this project, and of the script's folder, decides the binary."""
     digest = hashlib.sha256()
-    own = [] if script is None else sorted(script.parent.rglob("*.py"))  # what it may import
+    own = [] if script is None else _modules_beside(script)
     for path in [*_source_files(), *own]:
-        digest.update(f"{path}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        with contextlib.suppress(FileNotFoundError):  # of another program, which has removed it meanwhile
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            digest.update(f"{path}\0".encode())
     return {"sources": digest.hexdigest(), "revision": revision}
+
+
+def _modules_beside(script: Path) -> list[Path]:
+    """Return what a script may import of its own folder; not what lies in hidden ones, such as .venv."""
+    found = []
+    for folder, folders, files in os.walk(script.parent):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(folder, name) for name in files if name.endswith(".py")]
+    return sorted(found)
 
 
 def _source_files() -> Iterator[Path]:

@@ -38,11 +38,14 @@ FLAGS: Final = (
     "-fno-unwind-tables",
     "-fno-sanitize=undefined",
     "-fno-stack-protector",
+    "-ffunction-sections",  # static.py puts those that a launch calls side by side
 )
 LEFT_OUT: Final = (
     *("_bz2", "_ctypes", "_ctypes_test", "_curses", "_curses_panel", "_dbm", "_gdbm", "_hashlib", "_lzma", "_ssl"),
     *("_sqlite3", "_tkinter", "_uuid", "readline", "_interpreters", "_interpchannels", "_interpqueues"),
     *("_xxtestfuzz", "xxlimited", "xxlimited_35", "xxsubtype"),
+    # Three quarters of a megabyte of tables for East Asian encodings other than Unicode.
+    *("_codecs_cn", "_codecs_hk", "_codecs_iso2022", "_codecs_jp", "_codecs_kr", "_codecs_tw", "_multibytecodec"),
 )
 # What a configure for another machine cannot run; the same for every 64-bit little-endian Linux with musl.  Everything
 # else it takes from the configure of the machine that builds.

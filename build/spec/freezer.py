@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from bootloader import EMBEDDED  # beside this file
+from elf import needed
 from PyInstaller import compat
 from PyInstaller.building import api, build_main
 from PyInstaller.building.build_main import Analysis
@@ -46,15 +47,24 @@ _HIDDEN: Final = [
 # Modules of Python that need a library which the static bootloader has not, when a shim itself imports them.  Python's
 # own modules do without: asyncio without ssl, shutil without bz2 and lzma.
 _NEED_LIBRARIES: Final = frozenset(
-    {"bz2", "ctypes", "curses", "dbm.gnu", "http.client", "lzma", "readline", "sqlite3", "ssl", "tkinter", "urllib.request"}
+    {
+        "bz2",
+        "ctypes",
+        "curses",
+        "dbm.gnu",
+        "http.client",
+        "lzma",
+        "readline",
+        "sqlite3",
+        "ssl",
+        "tkinter",
+        "urllib.request",
+    }
 )
 
 # What the static bootloader has inside, and what stands in for that elsewhere.
 _BUILT_IN: Final = frozenset({"google._upb._message"})
 _TWINS: Final = ("shim.host.libc_ctypes",)
-
-# Kinds of segments, and tags of dynamic entries.
-_LOAD, _DYNAMIC, _NEEDED, _STRINGS = 1, 2, 1, 5
 
 # All that a shim's text is ever decoded with; protobuf escapes bytes.  The interpreter itself runs in UTF-8 mode.
 _CODECS: Final = {"aliases", "ascii", "latin_1", "raw_unicode_escape", "unicode_escape", "utf_8"}
@@ -152,8 +162,8 @@ def freeze(name: str, script: str, keeps: frozenset[str] = frozenset()) -> None:
     compiled_in = EMBEDDED if is_embedded else ()
     modules = [entry for entry in analysis.pure if not _imp.is_frozen(entry[0]) and entry[0] not in compiled_in]
     if not is_embedded:  # base_library.zip goes when `start` ends, and a daemon may still import a codec
-        folder, kept = encodings.__path__[0], sorted(codec for codec in codecs if f"encodings.{codec}" not in unused)
-        modules += [(f"encodings.{codec}", f"{folder}/{codec}.py", "PYMODULE-2") for codec in kept]
+        kept = [codec for codec in _codecs() if f"encodings.{codec}" not in _unused_codecs(keeps)]
+        modules += [(f"encodings.{codec}", f"{encodings.__path__[0]}/{codec}.py", "PYMODULE-2") for codec in kept]
     modules.append(("shim_extensions", str(_write_extensions(analysis.binaries, generated)), "PYMODULE-2"))
     binaries, datas = _without_cpp(analysis.binaries, generated), analysis.datas
     if is_embedded:
@@ -187,16 +197,23 @@ def _analyse(
     excluded: Iterable[str] = (),
 ) -> Any:
     """Return what PyInstaller finds that the script imports."""
-    codecs = {module.name for module in pkgutil.iter_modules(encodings.__path__)}
-    unused = [] if keeps >= ANYTHING else [f"encodings.{codec}" for codec in sorted(codecs - _CODECS)]
     return Analysis(
         [str(ROOT / script)],
         pathex=[str(ROOT), str(generated)],
         hiddenimports=[*hidden, *sorted(module for module in keeps if module.startswith("shim.runtime."))],
-        excludes=[*(module for module in _EXCLUDED if module not in keeps), *unused, *excluded],
+        excludes=[*(module for module in _EXCLUDED if module not in keeps), *_unused_codecs(keeps), *excluded],
         datas=datas or [],
         optimize=2,
     )
+
+
+def _codecs() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(encodings.__path__))
+
+
+def _unused_codecs(keeps: frozenset[str]) -> list[str]:
+    """Return those that stay out, but for shims whose imports nobody here knows."""
+    return [] if keeps >= ANYTHING else [f"encodings.{codec}" for codec in _codecs() if codec not in _CODECS]
 
 
 def _freeze_static(name: str, script: str, keeps: frozenset[str]) -> None:
@@ -246,8 +263,8 @@ def _foreign_module(analysis: Any) -> str:
     """Return the name of an extension module that the script imports and the static bootloader has not, or ''."""
     own = os.path.dirname(os.__file__) + os.sep
     for node in analysis.graph.nodes():
-        name = node.identifier
-        if not isinstance(name, str) or getattr(node, "filename", None):
+        name = str(node.identifier).strip("'")  # in quotes where it is missing from a package
+        if name in _BUILT_IN or getattr(node, "filename", None):
             continue
         for folder in sys.path:
             place = Path(folder, *name.split("."))
@@ -267,9 +284,9 @@ def _are_modules(binaries: Toc) -> bool:
 
     Else one is looked for by its path, or by `ctypes`, and has to be a file.
     """
-    needed = {name for _, source, kind in binaries if kind != "SYMLINK" for name in _needed(Path(source).read_bytes())}
+    names = {name for _, source, kind in binaries if kind != "SYMLINK" for name in needed(Path(source).read_bytes())}
     return all(
-        kind == "EXTENSION" or (kind == "BINARY" and "/" not in name and name.encode() in needed)
+        kind == "EXTENSION" or (kind == "BINARY" and "/" not in name and name.encode() in names)
         for name, _, kind in binaries
     )
 
@@ -308,7 +325,7 @@ def _without_cpp(binaries: Toc, folder: Path) -> Toc:
     """
     name = b"libstdc++.so.6"
     kept = [entry for entry in binaries if not entry[0].startswith(("libstdc++.", "libgcc_s."))]
-    users = {source for _, source, kind in kept if kind != "SYMLINK" and name in _needed(Path(source).read_bytes())}
+    users = {source for _, source, kind in kept if kind != "SYMLINK" and name in needed(Path(source).read_bytes())}
     own = {source for place, source, _ in kept if place.startswith("google/_upb/")}
     if kept == binaries or not users <= own:
         return binaries
@@ -321,31 +338,8 @@ def _without_cpp(binaries: Toc, folder: Path) -> Toc:
 def _forget_needed(library: Path, name: bytes, folder: Path) -> Path:
     """Copy a library that needs one less: where it names that one, it names libc a second time."""
     data = bytearray(library.read_bytes())
-    needed = _needed(data)
-    struct.pack_into("<QQ", data, needed[name][0], _NEEDED, needed[b"libc.so.6"][1])
+    names = needed(data)
+    struct.pack_into("<Q", data, names[name][0] + 8, names[b"libc.so.6"][1])
     copy = folder / library.name
     copy.write_bytes(data)
     return copy
-
-
-def _needed(data: bytes | bytearray) -> dict[bytes, tuple[int, int]]:
-    """Return the names of the libraries that an ELF file needs; for each, where that stands and what stands there.
-
-    Format: 64 bits, least byte first; gABI chapters 4 and 5.  Other files need nothing.
-    """
-    if data[:6] != b"\x7fELF\x02\x01":
-        return {}
-    (table,) = struct.unpack_from("<Q", data, 32)
-    size, count = struct.unpack_from("<HH", data, 54)
-    segments = [struct.unpack_from("<IIQQQQ", data, table + size * number) for number in range(count)]
-    start, length = next(((segment[2], segment[5]) for segment in segments if segment[0] == _DYNAMIC), (0, 0))
-    entries = {offset: struct.unpack_from("<QQ", data, offset) for offset in range(start, start + length, 16)}
-    address = next((value for tag, value in entries.values() if tag == _STRINGS), 0)
-    strings = next(
-        (each[2] + address - each[3] for each in segments if each[0] == _LOAD and 0 <= address - each[3] < each[5]), 0
-    )
-    return {
-        bytes(data[strings + value : data.index(0, strings + value)]): (offset, value)
-        for offset, (tag, value) in entries.items()
-        if tag == _NEEDED
-    }

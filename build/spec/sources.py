@@ -163,7 +163,9 @@ def _fetch_from_debian(source: Source, target: Path) -> None:
     try:
         mirror, _ = releases.mirror()
     except releases.ReleaseError as error:
-        raise SourceError(f"cannot fetch {source.file}: {error}; {FOLDER_VARIABLE} names a folder that has it") from None
+        raise SourceError(
+            f"cannot fetch {source.file}: {error}; {FOLDER_VARIABLE} names a folder that has it"
+        ) from None
     _run([_APT_HELPER, "download-file", f"{mirror.rstrip('/')}/{source.place}", str(target)], source)
 
 
@@ -175,12 +177,14 @@ def _fetch_from_pypi(source: Source, folder: Path) -> None:
             command += ["--platform", tag]
     # An sdist is asked for its name: by the setuptools that is here, not by whichever is the newest.
     command += [] if source.is_wheel else ["--no-build-isolation"]
-    _run([*command, "--dest", str(folder), source.place], source)
+    # PyInstaller's would compile a bootloader first, for which there may be no compiler: it has one for this platform.
+    environment = {**os.environ, "PYI_PLATFORM": "Windows-64bit-intel"}
+    _run([*command, "--dest", str(folder), source.place], source, environment)
 
 
-def _run(command: list[str], source: Source) -> None:
+def _run(command: list[str], source: Source, environment: dict[str, str] | None = None) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError as error:
         raise SourceError(
             f"cannot fetch {source.file}: there is no {error.filename}; {FOLDER_VARIABLE} names a folder that has it"

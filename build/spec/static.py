@@ -2,7 +2,8 @@
 
 Rule: PyInstaller's sources are compiled as they are; the few functions of theirs and of libc that build/launch/boot.c
 takes over are renamed by the compiler's command line.  What Python writes to lies in one object, python.o, whose data
-build/launch/image.ld gathers; a build in which another object of Python has writable data of its own fails.
+build/launch/image.ld gathers; a build in which some of it is left out fails, and so does one whose thread-local
+variables, or whose configuration for another architecture, are not those that image.c and cpython.py know.
 Spec: PyInstaller's bootloader/wscript (which files, which definitions); protobuf's setup.py; ld's manual, INSERT.
 """
 
@@ -13,15 +14,18 @@ import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import cpython  # beside this file
+import elf
 import sources
-from cpython import FLAGS, Compiler, Python, Steps, locked, unpack
+from cpython import FLAGS, BuildFailedError, Compiler, Python, Steps, locked, unpack
 
 HERE: Final = Path(__file__).resolve().parent
 LAUNCH: Final = HERE.parent / "launch"
+ORDER: Final = HERE.parent / "order" / "functions.txt"
 # As PyInstaller's build finds out about musl.
 _DEFINITIONS: Final = (
     *("_REENTRANT", "_BSD_SOURCE", "_DEFAULT_SOURCE", "HAVE_STDBOOL_H=1", "HAVE_UNSETENV=1", "HAVE_MKDTEMP=1"),
@@ -39,7 +43,10 @@ _STRICT: Final = ("-std=gnu11", "-Wall", "-Wextra", "-Werror")
 # malloc is ours: without these the compiler takes malloc and memset, in calloc, for calloc.
 _OWN_MALLOC: Final = ("-fno-builtin-malloc", "-fno-builtin-calloc", "-fno-builtin-realloc", "-fvisibility=hidden")
 _THREAD_STACK: Final = 8 << 20  # as glibc's; musl's own 128 KiB are too few for Python
-_TLS: Final = frozenset({"_Py_tss_tstate", "pkgcontext"})  # what image.c knows to repair
+_TLS: Final = frozenset({"_Py_tss_tstate", "pkgcontext"})  # what image.c sets, and what is NULL between two imports
+_KINDS: Final = elf.ALLOCATED | elf.WRITABLE | elf.THREAD_LOCAL
+# What of pyconfig.h tells processors apart: how to set the x87's rounding, and how well python.org supports them.
+_OF_PROCESSOR: Final = frozenset({"HAVE_GCC_ASM_FOR_X64", "HAVE_GCC_ASM_FOR_X87", "PY_SUPPORT_TIER"})
 
 
 class Bootloader(NamedTuple):
@@ -66,12 +73,14 @@ def find(architecture: str) -> Bootloader:
     """
     python = cpython.find(architecture)
     native = cpython.find(cpython.machine())
+    configured, natively = ((each.folder / "build" / "pyconfig.h").read_text() for each in (python, native))
+    check_configuration(configured, natively)
     compiler = Compiler(architecture)
     tools = _tools()
     protobuf = _unpacked(sources.PROTOBUF)
     inputs = (sources.PROTOBUF, sources.PYINSTALLER, sources.DLMALLOC)
     digest = hashlib.sha256(f"{python.folder.name}\0".encode())
-    for path in [*sorted(LAUNCH.iterdir()), Path(__file__)]:
+    for path in [*sorted(LAUNCH.iterdir()), ORDER, Path(__file__)]:
         digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
     digest.update(" ".join(source.sha256 for source in inputs).encode())
     folder = sources.cache() / f"bootloader-{architecture}" / digest.hexdigest()[:16]
@@ -117,8 +126,10 @@ def _build(folder: Path, python: Python, native: Python, compiler: Compiler, pro
     _write_modules(native, code / "modules.c")
     _write_functions(bootloader / "src" / "pyi_dylib_python.c", code / "functions.inc")
     jobs: list[tuple[Path, list[str]]] = []
-    own = [*_STRICT, *_OWN_MALLOC, "-DPy_BUILD_CORE=1", *(flag.replace("-I", "-isystem", 1) for flag in python.includes), f"-I{malloc}", f"-I{code}"]
-    own += [f"-isystem{bootloader / 'src'}", "-DHAVE_STDBOOL_H=1"]
+    includes = [*python.includes, f"-I{python.folder / 'source' / 'Python'}", f"-I{bootloader / 'src'}"]
+    headers = [flag.replace("-I", "-isystem", 1) for flag in includes]
+    own = [*_STRICT, *_OWN_MALLOC, "-fno-strict-overflow", *headers, f"-I{malloc}", f"-I{code}"]
+    own += ["-DPy_BUILD_CORE=1", "-DHAVE_STDBOOL_H=1", "-DNDEBUG"]
     jobs += [(path, own) for path in [*sorted(LAUNCH.glob("*.c")), code / "modules.c"]]
     upb = [f"-I{protobuf}", f"-I{protobuf / 'utf8_range'}", *python.includes[:2], "-DNDEBUG", "-fvisibility=hidden"]
     places = ("google/protobuf/*.c", "python/*.c", "upb/**/*.c", "utf8_range/*.c")
@@ -145,12 +156,70 @@ def _build(folder: Path, python: Python, native: Python, compiler: Compiler, pro
         mine = [str(objects[path]) for path, _ in jobs if path not in theirs]
         # Their zlib is part of Python's, in which there is more.
         rest = [str(objects[path]) for path in objects if path in theirs and path.parent.name != "zlib"]
-        whole, *partly = python.libraries[:2], *python.libraries[2:], *python.more_libraries
-        link = ["ld", "-r", "-o", "python.o", "--whole-archive", *map(str, whole), "--no-whole-archive"]
-        steps.run("link", [*link, *mine, *map(str, partly)], folder)
-        program = ["cc", "-static", "-no-pie", "-s", "-o", "bootloader", *rest, "python.o"]
-        program += [f"-Wl,-T,{LAUNCH / 'image.ld'}", "-Wl,--build-id=none", "-Wl,-z,norelro"]
-        steps.run("link", [*program, f"-Wl,-z,stack-size={_THREAD_STACK}"], folder)
+        library, *rest_of_python = python.libraries
+        shutil.copyfile(library, folder / library.name)
+        steps.run("link", ["ar", "d", library.name, "ceval.o"], folder)  # both of ours take its place
+        whole = [library.name, str(rest_of_python[0])]
+        partly = [str(each) for each in (*rest_of_python[1:], *python.more_libraries)]
+        # Of the second main loop, whatever the first one has too is left out.
+        link = ["ld", "-r", "-z", "muldefs", "-o", "python.o", *mine, "--whole-archive", *whole, "--no-whole-archive"]
+        steps.run("link", [*link, *partly], folder)
+        check_object((folder / "python.o").read_bytes(), (LAUNCH / "image.ld").read_text())
+        program = ["cc", "-static", "-no-pie", *rest, "python.o"]
+        _write_script(code / "program.ld")
+        program += [f"-Wl,-T,{code / 'program.ld'}", "-Wl,--build-id=none", "-Wl,-z,norelro", "-Wl,--gc-sections"]
+        program += [f"-Wl,-z,stack-size={_THREAD_STACK}"]
+        steps.run("link", [*program, "-s", "-o", "bootloader"], folder)
+        # The same at the same addresses with its symbols, for a debugger.
+        steps.run("link", [*program, "-o", "bootloader.debug"], folder)
+
+
+def check_configuration(text: str, native: str) -> None:
+    """Compare the pyconfig.h of one architecture with that of the machine that builds.
+
+    Raises:
+        BuildFailedError: They differ in more than what tells the processors apart; a configure that can run nothing
+            takes semaphores for broken, and others to be there.
+    """
+    pattern = re.compile(r"^(?:#define (\w+)(.*)|/\* #undef (\w+) \*/)$", re.MULTILINE)
+    one, other = (
+        {defined or undefined: value if defined else None for defined, value, undefined in pattern.findall(each)}
+        for each in (text, native)
+    )
+    different = {name for name in one.keys() | other.keys() if one.get(name, "") != other.get(name, "")} - _OF_PROCESSOR
+    if different:
+        raise BuildFailedError(f"Python is configured otherwise than here: {', '.join(sorted(different))}")
+
+
+def check_object(content: bytes, script: str) -> None:
+    """Look at python.o: all that Python can write to has to be in its image.
+
+    Raises:
+        BuildFailedError: It has a writable section that the linker's script does not gather, or a thread-local variable
+            that image.c does not know.
+    """
+    gathered = " ".join(re.findall(r"\*python\.o\(([^)]*)\)", script)).split()
+    symbols = elf.symbols(content)
+    names = {each.name for each in elf.sections(content) if each.flags & _KINDS == elf.ALLOCATED | elf.WRITABLE}
+    names |= {"COMMON" for each in symbols if each.section == elf.COMMON}
+    left_out = sorted(name for name in names if not any(fnmatchcase(name, pattern) for pattern in gathered))
+    if left_out:
+        raise BuildFailedError(f"image.ld leaves out what Python writes to in {', '.join(left_out)}")
+    variables = {each.name for each in symbols if each.is_thread_local}
+    if variables != _TLS:
+        unknown, gone = ", ".join(sorted(variables - _TLS)), ", ".join(sorted(_TLS - variables))
+        raise BuildFailedError(f"thread-local variables that image.c does not know: {unknown}; that are gone: {gone}")
+
+
+def _write_script(path: Path) -> None:
+    """Write the linker script: image.ld, and the functions that a shim calls side by side.
+
+    The kernel maps sixteen pages of a file around each that is touched, so what lies between would be in memory too.
+    """
+    functions = [line for line in ORDER.read_text().splitlines() if line and not line.startswith("#")]
+    wanted = "".join(f"    *(.text.{name})\n" for name in functions)
+    called = f"SECTIONS {{\n  .text.called : {{\n{wanted}  }}\n}} INSERT BEFORE .text;\n"
+    path.write_text((LAUNCH / "image.ld").read_text() + called)
 
 
 def _write_modules(native: Python, path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 # What PyInstaller's bootloader sets for itself, and what must not change the meaning of an engine's own start.
 _FREEZER_PREFIX = "_PYI_"
+_LONGEST_COMMAND = 1 << 20
 _DROPPED = frozenset({"NOTIFY_SOCKET", "PYINSTALLER_RESET_ENVIRONMENT", "PYINSTALLER_SUPPRESS_SPLASH_SCREEN"})
 
 
@@ -166,9 +167,13 @@ def find_by_arguments(*words: str) -> list[int]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                with open(f"/proc/{name}/cmdline", "rb") as cmdline:
-                    if wanted.issubset(cmdline.read().split(b"\0")):
+                # Not by a file object, whose making and looking takes three times as many system calls.
+                cmdline = os.open(f"/proc/{name}/cmdline", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    if wanted.issubset(os.read(cmdline, _LONGEST_COMMAND).split(b"\0")):
                         found.append(int(name))
+                finally:
+                    os.close(cmdline)
             except OSError:
                 continue  # it has just ended
     return found

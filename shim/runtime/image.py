@@ -31,17 +31,18 @@ def is_being_made() -> bool:
     return bool(_shim_image.is_being_made())
 
 
-def make(launch: Callable[[], NoReturn], warm_up: Callable[[], None]) -> NoReturn:
+def make(launch: Callable[[], NoReturn], warm_up: Callable[[], bool]) -> NoReturn:
     """Become the image: warm up, drop what belongs to the build, and let each start call `launch`.
 
-    The interpreter writes the image down when the last frame has ended.
+    `warm_up` says whether whole lives have been run, so that code is as it shall stay.  The interpreter writes the image down when the last frame has ended.
     """
     import _shim_image
 
-    warm_up()
+    _refuse_what_is_lost()
+    is_warm = warm_up()
     del warm_up
     is_told = DESCRIBE_VARIABLE in os.environ
-    _forget_the_build()
+    places = _forget_the_build()
     if is_told:
         _describe()
 
@@ -49,13 +50,55 @@ def make(launch: Callable[[], NoReturn], warm_up: Callable[[], None]) -> NoRetur
         _look_around(words)
         launch()
 
-    _shim_image.set_resume(resume, os.environ._data)  # type: ignore[attr-defined]
+    _shim_image.set_resume(resume, os.environ._data, is_warm, places)  # type: ignore[attr-defined]
     del resume
     for _ in range(3):  # the finalizers of one collection leave garbage for the next
         gc.collect()
     _shim_image.immortalize()
     gc.freeze()
     raise SystemExit(0)
+
+
+def _refuse_what_is_lost() -> None:
+    """End the build if the script has done what an image cannot hold, in one line that names it."""
+    import _shim_image
+
+    found = []
+    if "threading" in sys.modules:
+        threading = sys.modules["threading"]
+        others = [each for each in threading.enumerate() if each is not threading.main_thread()]
+        found += [f"the thread {each.name!r}" for each in others]
+    if not found and _shim_image.has_more_threads():
+        found.append("a thread")
+    try:
+        child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        pass
+    else:
+        found.append(f"the child {_name_child(child)}")
+    for fd in _shim_image.opened():
+        try:
+            found.append(f"descriptor {fd} ({os.readlink(f'/proc/self/fd/{fd}')})")
+        except OSError:
+            found.append(f"descriptor {fd}")
+    if found:
+        text = (
+            f"before shim.run it has made what an image cannot hold: {', '.join(found)}; make it in the shim's methods"
+        )
+        os.write(2, f"{text}\n".encode())
+        os._exit(1)
+
+
+def _name_child(ended: os.waitid_result | None) -> str:
+    pid = ended.si_pid if ended is not None else 0
+    try:
+        if not pid:
+            with open("/proc/thread-self/children") as file:
+                pid = int(file.read().split()[0])
+        with open(f"/proc/{pid}/comm") as file:
+            return f"{file.read().strip()!r}"
+    except (OSError, IndexError):
+        return "process"
 
 
 def _describe() -> None:
@@ -65,7 +108,8 @@ def _describe() -> None:
                 sys.stderr.write(f"{name}.{attribute} = {value!r:.200}\n")
 
 
-def _forget_the_build() -> None:
+def _forget_the_build() -> bytes:
+    """Drop all that tells of it; return where in the archive the modules are that have not been loaded."""
     for name in [name for name in sys.modules if name.endswith(".warm_up")]:  # no launch needs them
         del sys.modules[name]
         parent, _, own = name.rpartition(".")
@@ -91,6 +135,8 @@ def _forget_the_build() -> None:
         sys.modules["logging"].__dict__["_startTime"] = 0
     if "multiprocessing.process" in sys.modules:
         sys.modules["multiprocessing.process"].current_process().authkey = b""
+    (finder,) = (each for each in sys.meta_path if hasattr(each, "settle"))  # build/spec/boot.py
+    return bytes(finder.settle())
 
 
 def _look_around(words: list[str]) -> None:

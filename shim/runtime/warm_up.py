@@ -68,8 +68,10 @@ def warm_up(
     shim: Callable[[str, Flags, Config], Shim],
     config: Config | None,
     calls: Callable[[FakeHost, str], Calls] | None,
-) -> None:
-    """Load all of a shim, and run it; `calls` are what its daemon is asked, given the host that it sees and a folder of its own.
+) -> bool:
+    """Load all of a shim, and run it; say whether whole lives of a daemon were run.
+
+     `calls` are what its daemon is asked, given the host that it sees and a folder of its own.
 
     Raises:
         WarmUpError: The daemon failed a call, or took too long.
@@ -94,6 +96,7 @@ def warm_up(
                 gc.collect()
     os.close(place)
     gc.disable()
+    return calls is not None and runner is serve
 
 
 class FakeHost:

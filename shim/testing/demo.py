@@ -226,22 +226,19 @@ def _prepare(screen: Screen, runtime: str) -> None:
         raise StepError("system packages are missing")
     if runtime != RUNTIME:
         return
-    screen.heading("Build the shim (a minute or so when it is new, nothing when it is not)")
+    screen.heading("Build the shim (minutes on a new machine, where Python is compiled; then seconds, or nothing)")
     command = ["python", "build/spec/build.py", "pyrunc"]
     screen.command(command)
     done = subprocess.run(
         [sys.executable, *command[1:]],
         cwd=_PROJECT,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
+        stdout=subprocess.DEVNULL,  # on stderr it says how far it is, and why it fails
         check=False,
     )
     binary = _PROJECT / "dist" / "containerd-shim-pyrunc-v1"
     if done.returncode or not binary.is_file():
-        raise StepError(f"the build ended with {done.returncode}:\n{done.stdout}")
+        raise StepError(f"the build ended with {done.returncode}")
     screen.output(f"{binary.relative_to(_PROJECT)}: {binary.stat().st_size / 1e6:.1f} MB, one file")
 
 

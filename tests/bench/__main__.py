@@ -7,7 +7,9 @@ It judges nothing.  Needs root on Linux, containerd, runc, busybox-static and th
 from __future__ import annotations
 
 import argparse
+import functools
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +23,11 @@ from tests.bench import machine, publish, report, table
 from tests.bench.measure import Listener, Wanted, measure
 from tests.bench.report import Figures, Report, ReportError, Step
 from tests.bench.rows import ROWS
+from tests.bench.setting import RUST_PROGRAM
 
 _PROJECT: Final = Path(__file__).resolve().parents[2]
 _OURS: Final = "containerd-shim-pyrunc-v1"
+_RUST_VARIABLE: Final = "CONTAINERD_SHIM_RUST"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,13 +57,15 @@ def _run(options: argparse.Namespace) -> Report:
     if not ours.is_file():
         raise RuntimeError(f"there is no {ours}: run ./just build first")
     chosen = _releases(options.containerd)
-    wanted = Wanted(ours, options.rust, options.only or (), quick=options.quick, growth=options.growth)
+    rust = None if options.rust is None else _rust(options.rust)
+    wanted = Wanted(ours, rust, options.only or (), quick=options.quick, growth=options.growth)
     found: Report = {"format": report.FORMAT, "machine": machine.describe(), "releases": []}
     with sweep.interruptible():
         for release in chosen:
             _write(f"containerd {release.version}, {machine.brief()}; median (least-greatest)")
-            _write(table.plain_head(has_rust=options.rust))
-            found["releases"].append(measure(release, wanted, Listener(_tell_row, _tell_step, _write)))
+            _write(table.plain_head(has_rust=rust is not None))
+            tell_row = functools.partial(_tell_row, containerd=release.version)
+            found["releases"].append(measure(release, wanted, Listener(tell_row, _tell_step, _write)))
             # After each, so that one that is interrupted leaves what it has.
             report.write(found, options.json)
     _write(f"all samples: {options.json}")
@@ -77,13 +83,27 @@ def _releases(keys: str) -> list[Release]:
     return [here]
 
 
+def _rust(path: str) -> Path:
+    # containerd finds a runtime by the name of its file, which is the one that the crate gives it.
+    found = shutil.which(path)
+    if found is None or Path(found).name != RUST_PROGRAM:
+        raise RuntimeError(f"{path} is not the Rust shim: --rust=FILE, or {_RUST_VARIABLE}, names {RUST_PROGRAM}")
+    return Path(found).absolute()
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of a command line; SystemExit(2) with a usage message if they are none."""
     work = _PROJECT / ".work" / "bench.json"
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Compares our shim with Go's.")
-    parser.add_argument("--quick", action="store_true", help="few runs, and not all rows: under a minute")
+    parser.add_argument("--quick", action="store_true", help="few runs, and not the row of 300 containers")
     parser.add_argument("--growth", action="store_true", help="with 1, 10, 100 and 300 containers too")
-    parser.add_argument("--rust", action="store_true", help="the Rust project's shim too, built by cargo once")
+    parser.add_argument(
+        "--rust",
+        nargs="?",
+        const=os.environ.get(_RUST_VARIABLE) or RUST_PROGRAM,
+        metavar="FILE",
+        help=f"the Rust project's shim too: this file, or else what {_RUST_VARIABLE} says, or else that on PATH",
+    )
     parser.add_argument("--only", nargs="+", choices=ROWS, metavar="ROW", help=f"of {', '.join(ROWS)}")
     parser.add_argument(
         "--containerd", default="", metavar="RELEASES", help="such as 1.6,2.1, or all (default: the installed)"
@@ -97,8 +117,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _tell_row(row: Figures) -> None:
-    _write(table.plain_row(row))
+def _tell_row(row: Figures, containerd: str) -> None:
+    _write(table.plain_row(row, containerd))
 
 
 def _tell_step(step: Step) -> None:

@@ -10,15 +10,17 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from tests.bench import files
 from tests.bench.calls import Caller, socket_in
 from tests.bench.containers import Containers
 from tests.bench.launch import Launcher
 from tests.bench.memory import PeakCgroup, peak_resident_mb
-from tests.bench.rows import ALONE, AT_ONCE, CROWD, MANY, OURS
+from tests.bench.rows import ALONE, AT_ONCE, CROWD, FEW, MANY, OLD, OURS, WORN
 from tests.bench.setting import Mode, Side
 
 _GIB: Final = 1 << 30
@@ -52,6 +54,7 @@ class Bench:
         self._living: dict[str, str] = {}
         self._meters: dict[str, tuple[PeakCgroup, Launcher]] = {}
         self._callers: dict[str, tuple[Caller, str]] = {}
+        self._copies: dict[str, Path] = {}
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -65,21 +68,24 @@ class Bench:
     def cases(self, sides: Sequence[Side]) -> list[Case]:
         """Return the cases of this mode, the quick ones first."""
         ours = next(side for side in sides if side.name == OURS)
-        crowd = [Side(name, ours.runtime, ours.shim, ours.service) for name in (ALONE, OURS)]
+        crowd = [replace(ours, name=name) for name in (ALONE, OURS)]
+        ages = [replace(ours, name=name) for name in (OLD, OURS)]
         cases = [
             Case(("size",), Mode.SPLIT, 1, 1, 0, self.size),
-            Case(("start", "connect"), Mode.SPLIT, 60, 10, 3, self.launch),
             Case(("version",), Mode.SPLIT, 60, 10, 2, self.version),
-            Case(("delete",), Mode.SPLIT, 30, 5, 1, self.delete),
+            Case(("start", "connect"), Mode.SPLIT, 60, 10, 3, self.launch),
+            Case(("delete",), Mode.SPLIT, 40, 10, 2, self.delete),
             Case(("run",), Mode.SPLIT, 40, 5, 2, self.run),
             Case(("exec",), Mode.SPLIT, 40, 5, 2, self.exec),
             Case(("state", "state-asleep"), Mode.SPLIT, 40, 5, 1, self.state),
             Case(("peak", "daemon-peak"), Mode.SPLIT, 10, 3, 2, self.peak),
-            Case(("burst",), Mode.SPLIT, 9, 1, 1, self.burst),
-            Case(("stdout",), Mode.SPLIT, 7, 1, 1, self.stdout),
+            Case(("cold",), Mode.SPLIT, 20, 5, 1, self.cold),
+            Case(("first",), Mode.SPLIT, 30, 10, 1, self.first, ages),
+            Case(("burst",), Mode.SPLIT, 9, 2, 1, self.burst),
+            Case(("stdout",), Mode.SPLIT, 7, 2, 1, self.stdout),
             Case(("pss-1",), Mode.SPLIT, 5, 1, 0, lambda side: {"pss-1": self.pss(side, 1)}),
-            Case((f"pss-{MANY}",), Mode.SPLIT, 3, 0, 0, lambda side: {f"pss-{MANY}": self.pss(side, MANY)}),
-            Case((f"dense-{MANY}",), Mode.DENSE, 3, 0, 0, lambda side: {f"dense-{MANY}": self.pss(side, MANY)}),
+            Case((f"pss-{FEW}",), Mode.SPLIT, 3, 1, 0, lambda side: {f"pss-{FEW}": self.pss(side, FEW)}),
+            Case((f"dense-{MANY}",), Mode.DENSE, 2, 1, 0, lambda side: {f"dense-{MANY}": self.pss(side, MANY)}),
             Case(("crowd",), Mode.DENSE, 20, 0, 1, self.crowd, crowd),
         ]
         return [case for case in cases if case.mode is self._mode]
@@ -134,6 +140,28 @@ class Bench:
         meter.reset()
         launcher.launch(side, look)
         return {"peak": meter.added_mb(), "daemon-peak": resident}
+
+    def cold(self, side: Side) -> Mapping[str, float]:
+        """`start` of a file that has to be read from the disk; all else is in the page cache."""
+        if side.name not in self._copies:
+            # A copy: processes of other users of the installed file would keep its pages.
+            folder = self._cleanup.enter_context(files.disk_folder())
+            self._copies[side.name] = files.copy(side.shim, folder)
+        shim = self._copies[side.name]
+        files.evict(shim)
+        return {"cold": self._launcher.launch(replace(side, shim=shim)).start_ms}
+
+    def first(self, side: Side) -> Mapping[str, float]:
+        """`start` of a file that nothing has run before, or of one that has been started many times."""
+        if side.name != OLD:
+            with files.disk_folder() as folder:
+                return {"first": self._launcher.launch(replace(side, shim=files.copy(side.shim, folder))).start_ms}
+        if OLD not in self._copies:
+            folder = self._cleanup.enter_context(files.disk_folder())
+            self._copies[OLD] = files.copy(side.shim, folder)
+            for _ in range(WORN - 1):
+                self._launcher.launch(replace(side, shim=self._copies[OLD]))
+        return {"first": self._launcher.launch(replace(side, shim=self._copies[OLD])).start_ms}
 
     def burst(self, side: Side) -> Mapping[str, float]:
         """Many lives at the same time."""

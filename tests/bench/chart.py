@@ -8,7 +8,7 @@ from tests.bench import growth_chart
 from tests.bench.report import Figures, Report, rows_of, sides_of
 from tests.bench.rows import GO, OURS, ROWS, RUST, Row
 from tests.bench.svg import Drawing
-from tests.bench.table import figure, is_met, target
+from tests.bench.table import figure, mark, target
 
 WIDTH: Final = 980
 _MARGIN: Final = 24
@@ -63,13 +63,11 @@ def _draw_rows(drawing: Drawing, report: Report, top: float) -> float:
         drawing.text(_LEFT - 12, y + (height - _GAP) / 2 + 4, f"{row.title.replace('`', '')}", anchor="end")
         for number, (release, kind) in enumerate(releases):
             if figures := rows_of(release).get(name):
-                _draw_bar(drawing, row, figures, y + number * _BAR, kind)
-        if row.target is not None:
-            drawing.bar(_x(row.target) - 1.25, y - 2, 2.5, height - _GAP + 4, "ink")
+                _draw_bar(drawing, row, figures, y + number * _BAR, kind, release["containerd"])
     return bottom
 
 
-def _draw_bar(drawing: Drawing, row: Row, figures: Figures, y: float, kind: str) -> None:
+def _draw_bar(drawing: Drawing, row: Row, figures: Figures, y: float, kind: str, containerd: str) -> None:
     found = figures["versus"][OURS]
     middle = y + _BAR / 2
     drawing.bar(_LEFT, y + 0.5, _x(found["ratio"]) - _LEFT, _BAR - 1, kind)
@@ -79,12 +77,14 @@ def _draw_bar(drawing: Drawing, row: Row, figures: Figures, y: float, kind: str)
         drawing.line([(_x(found["low"]), middle), (_x(found["high"]), middle)], "ink", width=1)
     if RUST in figures["versus"]:
         drawing.dot(_x(figures["versus"][RUST]["ratio"]), middle, "rust", 3.5)
-    met = is_met(row, figures)
-    if met is not None:
-        drawing.text(_MARK, middle + 4, "✓" if met else "✗", "ink" if met else "bad", anchor="middle")
+    most = row.target_under(containerd)
+    if most is not None:
+        drawing.bar(_x(most) - 1.25, y - 1, 2.5, _BAR + 2, "ink")
+    sign = mark(row, figures, containerd)
+    drawing.text(_MARK, middle + 4, sign, "bad" if sign == "✗" else "ink", anchor="middle")
     base = figures["sides"][row.base]["median"]
     whose = "" if row.base == GO else f" ({row.base})"
-    limit = f" (at most {target(row)})" if row.limit is not None else ""
+    limit = f" (at most {target(row, containerd)})" if row.limit is not None else ""
     drawing.text(
         _MARK + 18,
         middle + 4,

@@ -1,4 +1,4 @@
-"""Starts a shim by hand, with the argv, environment and stdin of containerd 1.6, in a bundle made by hand.
+"""Starts a shim by hand, with the argv, environment and stdin that containerd gives it, in a bundle made by hand.
 
 The clock runs from before the spawn until `start` has exited, and until the first call is answered.
 """
@@ -20,7 +20,8 @@ from shim.testing.containerd import Containerd
 from tests.bench.calls import Caller, socket_of
 from tests.bench.setting import Side
 
-# A google.protobuf.Any with the type of the runc options and no value, which is what `ctr run` makes 1.6 send.
+# A google.protobuf.Any with the type of the runc options and no value: what `ctr run` has containerd send to Go's shim.
+# It sends nothing to one of another name, but here all have the same to read.
 _OPTIONS: Final = b"\x0a\x1acontainerd.runc.v1.Options"
 _TIMEOUT_S: Final = 20.0
 
@@ -133,11 +134,13 @@ class Launcher:
         containerd = self._containerd
         command = [*self._prefix, str(shim), "-namespace", containerd.namespace, "-address", containerd.address]
         command += ["-publish-binary", str(containerd.release.containerd), "-id", container, *action]
+        more = {"GRPC_ADDRESS": containerd.address, "NAMESPACE": containerd.namespace, "MAX_SHIM_VERSION": "2"}
         environment = {
             **with_opt(os.environ),
             "GOMAXPROCS": "2",
             "TMPDIR": str(containerd.tmp),
             "TTRPC_ADDRESS": f"{containerd.address}.ttrpc",
+            **({} if containerd.release.key == "1.6" else more),
             **self._environment,
         }
         with subprocess.Popen(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shim.testing.containerd import CommandError, Containerd
 from shim.testing.releases import Release
-from tests.bench import growth, rust
+from tests.bench import growth
 from tests.bench.cases import Bench, Case
 from tests.bench.containers import Containers
 from tests.bench.memory import UnmeasuredError
@@ -25,7 +25,7 @@ class Wanted:
     """What shall be measured: `only` these rows (empty: all), in the quick way, with growth."""
 
     ours: Path
-    rust: bool = False
+    rust: Path | None = None
     only: Collection[str] = ()
     quick: bool = False
     growth: bool = False
@@ -43,7 +43,7 @@ class Listener:
 def measure(release: Release, wanted: Wanted, listener: Listener) -> ReleaseFigures:
     """Return all figures under one release."""
     found: ReleaseFigures = {"containerd": release.version, "rows": [], "growth": [], "unmeasured": {}}
-    shims = sides(release, wanted.ours, _rust_shim(release, listener) if wanted.rust else None)
+    shims = sides(release, wanted.ours, wanted.rust)
     for mode in Mode:
         with tempfile.TemporaryDirectory(prefix="shim-bench-") as folder:
             _measure_mode(release, wanted, listener, found, mode, shims, Path(folder))
@@ -94,14 +94,6 @@ def _measure_mode(
 def _is_wanted(case: Case, wanted: Wanted) -> bool:
     runs = case.quick_runs if wanted.quick else case.runs
     return runs > 0 and (not wanted.only or not set(wanted.only).isdisjoint(case.rows))
-
-
-def _rust_shim(release: Release, listener: Listener) -> Path | None:
-    try:
-        return rust.shim(release)
-    except rust.BuildError as error:
-        listener.trouble(f"without the Rust shim: {error}")
-        return None
 
 
 def _measure_case(case: Case, wanted: Wanted, compared: Sequence[Side], listener: Listener) -> list[Figures]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -96,6 +97,10 @@ class PeakCgroup:
             with contextlib.suppress(OSError):
                 self._folder.rmdir()
                 return
+            # A daemon that no call could end: none of another run is in this cgroup.
+            with contextlib.suppress(OSError):
+                for pid in (self._folder / "cgroup.procs").read_text().split():
+                    os.kill(int(pid), signal.SIGKILL)
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{self._folder} is still in use")
             time.sleep(0.02)

@@ -17,10 +17,11 @@ from tests.bench.rows import GO, OURS, RUST
 
 CONFIG_VARIABLE: Final = "CONTAINERD_SHIM_CONFIG"
 RUST_RUNTIME: Final = "io.containerd.runc.v2-rs"
+RUST_PROGRAM: Final = "containerd-shim-runc-v2-rs"
 
 
 class Mode(Enum):
-    """How ours is configured; the value names it in output."""
+    """How ours groups containers."""
 
     SPLIT = "a daemon for each container"
     DENSE = "one daemon for the namespace"
@@ -38,11 +39,11 @@ class Side:
 
 def sides(release: Release, ours: Path, rust: Path | None) -> Sequence[Side]:
     """Return Go's shim of the release, the Rust one if there is one, and ours."""
-    # Go's serves only the version of its time, as does the Rust one; ours serves both, and is asked for the same.
+    # Go's serves only the version of its time; ours serves both, and is asked for the same.
     service = f"containerd.task.{'v2' if release.major < 2 else 'v3'}.Task"
     found = [Side(GO, GO_RUNTIME, release.go_shim, service)]
     if rust is not None:
-        found.append(Side(RUST, RUST_RUNTIME, rust, service))
+        found.append(Side(RUST, RUST_RUNTIME, rust, "containerd.task.v2.Task"))  # which 2.x speaks too
     return [*found, Side(OURS, RUNTIME, ours, service)]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from tests.bench.report import Figures, ReleaseFigures, Report, Spread, Step, rows_of, sides_of
-from tests.bench.rows import GO, OURS, ROWS, Row
+from tests.bench.rows import GO, OURS, ROWS, RUST, Row
 
-_COLUMNS: Final = "{:<52}{:>24}{:>24}  {:<18} {:>6} {:>4}"
+_COLUMNS: Final = "{:<54}{:>24}{:>24}  {:<18} {:>7} {:<1} {:>4}"
 _NONE: Final = "-"
 
 
@@ -16,20 +16,26 @@ def figure(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def is_met(row: Row, figures: Figures) -> bool | None:
-    """Say whether the row's target is met by what was measured; None where it has none."""
+def is_met(row: Row, figures: Figures, containerd: str) -> bool | None:
+    """Say whether the row's target under this release is met by what was measured; None where it has none."""
     if row.limit is not None:
         return figures["sides"][OURS]["median"] <= row.limit
-    if row.target is None:
-        return None
-    return figures["versus"][OURS]["ratio"] <= row.target
+    target = row.target_under(containerd)
+    return None if target is None else figures["versus"][OURS]["ratio"] <= target
 
 
-def target(row: Row) -> str:
-    """Return what ours may be at most: a ratio, or a figure with its unit."""
+def mark(row: Row, figures: Figures, containerd: str) -> str:
+    """Return the sign of that, or nothing where the row has no target."""
+    met = is_met(row, figures, containerd)
+    return "" if met is None else "✓" if met else "✗"
+
+
+def target(row: Row, *releases: str) -> str:
+    """Return what ours may be at most: a figure with its unit, or a ratio, one for each release where they differ."""
     if row.limit is not None:
         return f"{row.limit:g} {row.unit}"
-    return "" if row.target is None else f"{row.target:.2f}"
+    targets = dict.fromkeys(row.target_under(containerd) for containerd in releases)
+    return " / ".join("" if each is None else f"{each:.2f}" for each in targets)
 
 
 # While it measures.
@@ -37,17 +43,23 @@ def target(row: Row) -> str:
 
 def plain_head(*, has_rust: bool) -> str:
     """Return the head of the lines of `plain_row`."""
-    head = _COLUMNS.format("", "Go", "ours", "ours/Go (95 %)", "target", "n")
+    head = _COLUMNS.format("", "Go", "ours", "ours/Go (95 %)", "at most", "", "n")
     return head + ("  Rust" if has_rust else "")
 
 
-def plain_row(figures: Figures) -> str:
+def plain_row(figures: Figures, containerd: str) -> str:
     """Return one row: medians, with the least and the greatest sample."""
     row = ROWS[figures["name"]]
     sides = figures["sides"]
     title = f"{row.title.replace('`', '')}, {row.unit}"
     line = _COLUMNS.format(
-        title, _range(sides[row.base]), _range(sides[OURS]), _ratio(figures), target(row), sides[OURS]["n"]
+        title,
+        _range(sides[row.base]),
+        _range(sides[OURS]),
+        _ratio(figures),
+        target(row, containerd),
+        mark(row, figures, containerd),
+        sides[OURS]["n"],
     )
     others = [
         f"{side} {_range(spread)}, ours/{side} {figure(sides[OURS]['median'] / spread['median'])}"
@@ -84,7 +96,7 @@ def markdown(report: Report) -> str:
 
 
 def _rows_table(report: Report) -> str:
-    others = [side for side in sides_of(report) if side in {"Rust"}]
+    others = [side for side in sides_of(report) if side == RUST]
     head, rule = ["", "at most"], ["---", "--:"]
     for release in report["releases"]:
         head += [f"Go, {release['containerd']}", *others, "ours", "ours/Go (95 %)"]
@@ -93,22 +105,21 @@ def _rows_table(report: Report) -> str:
     for name, row in ROWS.items():
         if not any(name in rows_of(release) for release in report["releases"]):
             continue
-        line = [f"{row.title}, {row.unit}", target(row)]
+        line = [f"{row.title}, {row.unit}", target(row, *(release["containerd"] for release in report["releases"]))]
         for release in report["releases"]:
-            line += _cells(row, rows_of(release).get(name), others)
+            line += _cells(row, rows_of(release).get(name), others, release["containerd"])
         lines.append(line)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cells(row: Row, figures: Figures | None, others: list[str]) -> list[str]:
+def _cells(row: Row, figures: Figures | None, others: list[str], containerd: str) -> list[str]:
     if figures is None:
         return [_NONE] * (3 + len(others))
     sides = figures["sides"]
     base = figure(sides[row.base]["median"]) + ("" if row.base == GO else f" ({row.base})")
     beside = [figure(sides[side]["median"]) if side in sides else _NONE for side in others]
-    met = is_met(row, figures)
-    mark = "" if met is None else " ✓" if met else " ✗"
-    return [base, *beside, figure(sides[OURS]["median"]), _ratio(figures) + mark]
+    ratio = f"{_ratio(figures)} {mark(row, figures, containerd)}".rstrip()
+    return [base, *beside, figure(sides[OURS]["median"]), ratio]
 
 
 def _growth_table(release: ReleaseFigures) -> str:

@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from shim.testing import EventService, FakeContainerd, image, sweep
 from shim.testing.configuration import with_opt
 from shim.testing.leftovers import SOCKET_FOLDER, Leftovers, Process, Scope, processes_of, read_process, socket_name
 from tests.integration.client import TaskClient, wait_until
-from tests.integration.conftest import FROZEN, PROJECT, SHIM
+from tests.integration.conftest import SHIM, find_program, kinds
 
 RUNTIME_ID: Final = "io.containerd.pyrunc.v1"
 OPTIONS_TYPE: Final = "containerd.runc.v1.Options"
@@ -35,26 +34,10 @@ _START_LIMIT_S: Final = 60.0
 _NAMESPACES: Final = ("pid", "mount", "ipc", "uts")
 
 
-def find_program(kind: str, folder: Path) -> Path:
-    """Return the shim of a kind (`frozen` or `unfrozen`); fails the test when it has not been built."""
-    if kind != "unfrozen":
-        if not os.access(FROZEN, os.X_OK):
-            pytest.fail(f"there is no dist/{SHIM}: build it with ./just build, or use --shim=unfrozen", pytrace=False)
-        return FROZEN
-    script = folder / SHIM
-    script.write_text(
-        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(PROJECT)!r})\n"
-        "from shim.engine.__main__ import main\nmain()\n"
-    )
-    script.chmod(0o755)
-    return script
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test by hand for each kind of shim that is asked for."""
     if "program" in metafunc.fixturenames:
-        kinds = metafunc.config.getoption("--shim").split(",")
-        metafunc.parametrize("program", kinds, indirect=True, scope="session")
+        metafunc.parametrize("program", kinds(metafunc), indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,11 @@
-"""Tests under real containerds, chosen by `--containerd=1.6|1.7|2.1|all|1.6,2.1` and `--shim=frozen,unfrozen`.
+"""Tests under real containerds, chosen by `--containerd=1.6|1.7|2.1|all|1.6,2.1` and `--shim=image,unfrozen,onefile`.
 
 Each release with each kind of shim is one private containerd, started once and shared by all tests. A test names its
 containers with `name` and leaves no task; at the end of each containerd nothing at all may be left. What is missing on
-the machine (root, containerd, runc, busybox, the frozen binary) fails the tests that need it, none is skipped.
+the machine (root, containerd, runc, busybox, a binary) fails the tests that need it, none is skipped.
+Unless --shim is given, all tests run with the image and the unfrozen shim, and with the onefile those that are marked
+`every_form`, since their result can depend on it: how a shim starts, becomes a daemon, and what its children get. Those
+under a containerd do so with the first release alone.
 Tests that harm their containerd make one of their own, from `release` and `shim_folder`.
 """
 
@@ -31,10 +34,16 @@ __all__ = ["KINDS", "Flavour", "TaskClient", "shim_address", "wait_until"]
 
 PROJECT: Final = Path(__file__).parents[2]
 SHIM: Final = "containerd-shim-pyrunc-v1"
-FROZEN: Final = PROJECT / "dist" / SHIM
+# The forms of the binary; build/spec/build.py says what they are.
+BINARIES: Final = {
+    "image": PROJECT / "dist" / SHIM,
+    "static": PROJECT / "dist/static" / SHIM,
+    "onefile": PROJECT / "dist/onefile" / SHIM,
+}
 # Generous, for a busy machine of two cores; the first test on a containerd pays for its start too.
 TIMEOUT_S: Final = 120
-KINDS: Final = ("frozen", "unfrozen")
+# The last for marked tests alone.
+KINDS: Final = ("image", "unfrozen", "onefile")
 
 
 # What to run against.
@@ -58,15 +67,43 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--containerd", default="1.6", help="releases to test under: 1.6, 1.7, 2.1, all, a folder, or 1.6,2.1"
     )
-    group.addoption("--shim", default=",".join(KINDS), help="kinds of shim to test: " + ", ".join(KINDS))
+    group.addoption(
+        "--shim", default="", help=f"kinds of shim to test: {', '.join(KINDS)}; else as each test is meant to run"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register our marker."""
+    config.addinivalue_line("markers", "every_form: the result can depend on the form of the shim's binary")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test that uses a containerd once for each flavour."""
-    if "flavour" in metafunc.fixturenames:
-        config = metafunc.config
-        chosen = flavours(config.getoption("containerd", "1.6"), config.getoption("shim", ",".join(KINDS)))
-        metafunc.parametrize("flavour", chosen, indirect=True, ids=str, scope="session")
+    if "flavour" not in metafunc.fixturenames:
+        return
+    chosen = flavours(metafunc.config.getoption("containerd", "1.6"), kinds(metafunc))
+    if not metafunc.config.getoption("shim", ""):
+        # In this order a flavour has the same number in each test, by which pytest groups what shares a containerd.
+        chosen = (
+            *(each for each in chosen if each.kind != "onefile"),
+            *(each for each in chosen[: len(KINDS)] if each.kind == "onefile"),
+        )
+    metafunc.parametrize("flavour", chosen, indirect=True, ids=str, scope="session")
+
+
+def kinds(metafunc: pytest.Metafunc) -> tuple[str, ...]:
+    """Return the kinds of shim that a test runs with.
+
+    Raises:
+        UsageError: --shim has a value that means nothing.
+    """
+    asked: str = metafunc.config.getoption("shim", "")
+    if not asked:
+        return KINDS if metafunc.definition.get_closest_marker("every_form") else KINDS[:-1]
+    chosen = tuple(asked.split(","))
+    if unknown := set(chosen) - set(KINDS):
+        raise pytest.UsageError(f"--shim={asked}: {', '.join(sorted(unknown))} is none of {', '.join(KINDS)}")
+    return chosen
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -77,15 +114,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @functools.cache
-def flavours(keys: str, kinds: str) -> tuple[Flavour, ...]:
-    """Return the flavours that the two options mean.
-
-    Raises:
-        UsageError: an option has a value that means nothing.
-    """
-    unknown = set(kinds.split(",")) - set(KINDS)
-    if unknown:
-        raise pytest.UsageError(f"--shim={kinds}: {', '.join(sorted(unknown))} is none of {', '.join(KINDS)}")
+def flavours(keys: str, kinds: tuple[str, ...]) -> tuple[Flavour, ...]:
+    """Return the flavours of the releases that --containerd means."""
     found: dict[str, Release | str] = {}
     for key in keys.split(","):
         try:
@@ -96,7 +126,7 @@ def flavours(keys: str, kinds: str) -> tuple[Flavour, ...]:
                 found[release.key] = release
         except ReleaseError as error:
             found[key] = str(error)
-    return tuple(Flavour(key, kind, release) for key, release in found.items() for kind in kinds.split(","))
+    return tuple(Flavour(key, kind, release) for key, release in found.items() for kind in kinds)
 
 
 @pytest.fixture(scope="session")
@@ -128,18 +158,29 @@ def release(flavour: Flavour) -> Release:
 @pytest.fixture(scope="session")
 def shim_folder(flavour: Flavour, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder that holds the shim under test and nothing else of that name."""
-    if flavour.kind != "unfrozen":
-        if not os.access(FROZEN, os.X_OK):
-            pytest.fail(f"there is no dist/{SHIM}: build it with ./just build, or use --shim=unfrozen", pytrace=False)
-        return FROZEN.parent
-    folder = tmp_path_factory.mktemp("unfrozen")
+    return find_program(flavour.kind, tmp_path_factory.mktemp("unfrozen")).parent
+
+
+def find_program(kind: str, folder: Path) -> Path:
+    """Return the shim of a kind: of a form, or `unfrozen`, made in `folder`; fails the test if it is not built."""
+    if kind != "unfrozen":
+        return find_binary(BINARIES[kind])
     script = folder / SHIM
     script.write_text(
         f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(PROJECT)!r})\n"
         "from shim.engine.__main__ import main\nmain()\n"
     )
     script.chmod(0o755)
-    return folder
+    return script
+
+
+def find_binary(binary: Path) -> Path:
+    """Return a binary below dist; fails the test when it has not been built."""
+    if not os.access(binary, os.X_OK):
+        name = binary.name.removeprefix("containerd-shim-").removesuffix("-v1")
+        form = next((f" --form {form}" for form in BINARIES if binary.parent.name == form), "")
+        pytest.fail(f"there is no {binary.relative_to(PROJECT)}: ./just build {name}{form}", pytrace=False)
+    return binary
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,10 @@
 """The shim, runc, the logger and containerd are killed at each step of a container's life, once each.
 
-`./just faults --rounds 500` does it for longer.  With the frozen shim, under each release.
+`./just faults --rounds 500` does it for longer.  With the image, under each release.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +14,7 @@ from shim.testing.releases import Release
 from tests.faults.rounds import Rounds
 from tests.faults.runtime import ACCIDENTS, Accident
 from tests.integration import interop
-from tests.integration.conftest import FROZEN, SHIM
+from tests.integration.conftest import BINARIES, find_binary
 
 go, pytest_generate_tests = interop.go, interop.pytest_generate_tests
 
@@ -23,9 +22,7 @@ go, pytest_generate_tests = interop.go, interop.pytest_generate_tests
 @pytest.fixture(scope="module")
 def rounds(go: Release) -> Iterator[Rounds]:
     """Rounds under a containerd of their own, which in the end must have left nothing behind."""
-    if not os.access(FROZEN, os.X_OK):
-        pytest.fail(f"there is no dist/{SHIM}: build it with ./just build", pytrace=False)
-    with Containerd(go, [FROZEN.parent]) as containerd:
+    with Containerd(go, [find_binary(BINARIES["image"]).parent]) as containerd:
         containerd.import_image()
         yield Rounds(containerd)
 

@@ -28,6 +28,8 @@ from tests.integration.byhand import OPTIONS_TYPE, Hand, finish, wait_gone
 from tests.integration.client import wait_until
 from tests.integration.conftest import SHIM
 
+pytestmark = pytest.mark.every_form
+
 LEGACY_OPTIONS = AnyMessage(
     type_url=OPTIONS_TYPE, value=runc_options_pb2.Options(no_new_keyring=True).SerializeToString()
 ).SerializeToString()

@@ -15,6 +15,8 @@ from tests.integration import byhand
 from tests.integration.byhand import Hand, wait_gone
 from tests.integration.client import wait_until
 
+pytestmark = pytest.mark.every_form
+
 pytest_generate_tests = byhand.pytest_generate_tests
 program, spawn, hand = byhand.program, byhand.spawn, byhand.hand
 

@@ -19,6 +19,8 @@ from shim.testing.containerd import GO_RUNTIME, RUNTIME, Containerd
 from shim.testing.releases import Release
 from tests.integration.client import Guests, wait_until
 
+pytestmark = pytest.mark.every_form
+
 SHIM: Final = "containerd-shim-pyrunc-v1"
 # What containerd adds for a shim, and Go's shim for its daemon.
 ADDED: Final = {"GOMAXPROCS", "TTRPC_ADDRESS", "GRPC_ADDRESS", "NAMESPACE", "MAX_SHIM_VERSION"}

@@ -19,6 +19,8 @@ from shim.testing.events import EventLog
 from shim.testing.leftovers import read_process
 from tests.integration.client import Fifo, Guests, TaskClient, wait_until
 
+pytestmark = pytest.mark.every_form
+
 Connect = Callable[[str], TaskClient]
 Remove = Callable[[str], None]
 

@@ -39,8 +39,8 @@ def test_needed_libraries_are_read(freezer: ModuleType, libraries: Libraries) ->
     _, two = libraries
 
     assert ["libone.so.1", "libc.so.6"] == needed(two.read_bytes())
-    assert needed(two.read_bytes()) == [name.decode() for name in freezer._needed(two.read_bytes())]
-    assert {} == freezer._needed(b"#!/bin/sh\n")
+    assert needed(two.read_bytes()) == [name.decode() for name in freezer.needed(two.read_bytes())]
+    assert {} == freezer.needed(b"#!/bin/sh\n")
 
 
 def test_needed_library_is_forgotten(freezer: ModuleType, libraries: Libraries, tmp_path: Path) -> None:

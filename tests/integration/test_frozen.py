@@ -1,7 +1,8 @@
-"""The frozen binary in dist/: what is in it, what each action answers, and that nothing unpacked outlives it.
+"""The binaries in dist/, in each form: what is in them, what each action answers, and that nothing outlives them.
 
-By hand, without containerd; what starts a daemon runs in both ways of becoming one (fork and re-exec).  A binary that
-has Python in its bootloader unpacks nothing; continuous integration runs these tests with one that does, too.
+By hand, without containerd; what starts a daemon runs in both ways of becoming one (fork and re-exec).  The static form
+is what an image starts as that has not been made: all the same must work.  Only a onefile may have to unpack itself;
+continuous integration runs these tests with one that does, too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -22,15 +24,17 @@ from shim import __version__, ttrpc
 from shim.api import runc_options_pb2, task_v2_pb2, task_v3_pb2, types_pb2
 from shim.runtime.daemon import UNPACK_MARKER
 from shim.ttrpc import Code, Rpc, RpcError
-from tests.integration.archive import contents, needed, unpacks
-from tests.integration.byhand import RUNTIME_ID, Hand, find_program, finish, wait_gone
+from tests.integration.archive import code, contents, is_static, needed, unpacks
+from tests.integration.byhand import RUNTIME_ID, Hand, finish, wait_gone
 from tests.integration.client import descriptors
-from tests.integration.conftest import PROJECT, SHIM, wait_until
+from tests.integration.conftest import BINARIES, PROJECT, SHIM, find_binary, kinds, wait_until
 
 MAX_BYTES: Final = 14_000_000
 ROOMS: Final = ("engine", "host", "runtime", "ttrpc")
 # Never loaded by a daemon: they are for who asks, or for the build, and __main__ is the binary's own script.
 NOT_FROZEN: Final = {"shim.engine.__main__", "shim.ttrpc.sync"}
+# The static forms have a module of their own for it.
+BUILT_IN: Final = {"shim.host.libc_ctypes"}
 # asyncio's, a log driver's, logging's, OpenTelemetry's and the plugin's, and all that begins so
 NEVER_FROZEN: Final = (
     "shim.runtime.aio",
@@ -44,10 +48,23 @@ NEVER_FROZEN: Final = (
 LIBC: Final = re.compile(r"(libc|libm|libdl|libpthread|librt|libutil)\.so\.\d+|ld-linux.*")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test with each form, or with those that --shim names."""
+    if "binary" in metafunc.fixturenames:
+        asked = metafunc.config.getoption("--shim")
+        forms = [kind for kind in kinds(metafunc) if kind in BINARIES] if asked else list(BINARIES)
+        metafunc.parametrize("binary", forms, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def binary(request: pytest.FixtureRequest) -> Path:
     """Return the binary under test."""
-    return find_program("frozen", tmp_path_factory.mktemp("none"))
+    return find_binary(BINARIES[request.param])
+
+
+def has_everything_inside(binary: Path) -> bool:
+    """Say whether it is one of the two static forms."""
+    return binary != BINARIES["onefile"]
 
 
 @pytest.fixture(params=["fork", "reexec"])
@@ -78,7 +95,7 @@ def plain(binary: Path) -> Iterator[Hand]:
 
 
 def test_binary_is_small(binary: Path) -> None:
-    """Each launch copies most of it, so its size is time."""
+    """What a launch touches is read from it, and each node has a copy."""
     assert binary.stat().st_size <= MAX_BYTES
 
 
@@ -89,20 +106,53 @@ def test_binary_has_every_module_of_a_shim(binary: Path) -> None:
     names = {".".join(path.relative_to(PROJECT).with_suffix("").parts) for path in files}
 
     wanted = {name.removesuffix(".__init__") for name in names if not name.startswith(NEVER_FROZEN)}
+    wanted -= BUILT_IN if has_everything_inside(binary) else set()
 
     assert set() == wanted - NOT_FROZEN - modules
     assert [] == [name for name in modules if name.startswith(NEVER_FROZEN)]
 
 
 def test_binary_needs_nothing_but_libc(binary: Path) -> None:
-    """Every other library that its libraries name is in it, so it runs where no C++ and no OpenSSL is installed."""
+    """Nor even that, when it is static; a onefile's own libraries name no other that is not in it."""
     files, _ = contents(binary)
     files["itself"] = binary.read_bytes()
-    libraries = {name: needed(data) for name, data in files.items() if data.startswith(b"\x7fELF")}
+    programs = {name: data for name, data in files.items() if data.startswith(b"\x7fELF")}
+
+    assert has_everything_inside(binary) == is_static(files["itself"])
+    if has_everything_inside(binary):
+        assert ["itself"] == list(programs)
+        return
+    libraries = {name: needed(data) for name, data in programs.items()}
     there = {Path(name).name for name in files}
     missing = {name: [each for each in names if each not in there] for name, names in libraries.items()}
 
     assert {} == {name: names for name, each in missing.items() if (names := [n for n in each if not LIBC.match(n)])}
+
+
+def test_static_binary_has_no_ctypes(binary: Path) -> None:
+    """What it asks libc for is compiled in, and it can load no library."""
+    _, modules = contents(binary)
+    names = {name.partition(".")[0] for name in modules}
+
+    assert has_everything_inside(binary) != bool(names & {"ctypes", "_ctypes"})
+    assert (b"PyInit__ctypes" in binary.read_bytes()) <= (not has_everything_inside(binary))
+
+
+def test_static_binary_tells_nothing_of_the_machine_that_built_it(binary: Path) -> None:
+    """No folder, no host and no user: another machine's binary is the same."""
+    if not has_everything_inside(binary):
+        return
+    words = [
+        str(PROJECT),
+        str(Path.home()) + "/",
+        os.uname().nodename,
+        sys.base_prefix,
+        str(Path(sys.executable).parent),
+    ]
+    parts = {"itself": binary.read_bytes(), **code(binary)}
+    found = [(name, word) for name, data in parts.items() for word in words if len(word) > 3 and word.encode() in data]
+
+    assert [] == found
 
 
 # Actions that leave no daemon.
@@ -182,12 +232,18 @@ def test_nothing_unpacked_stays_when_it_is_killed(plain: Hand, binary: Path) -> 
     if unpacks(binary):
         wait_until(lambda: bool(children.read_text()), "the bootloader has started the shim")
     else:
-        wait_until(lambda: "/memfd:" in Path(f"/proc/{process.pid}/maps").read_text(), "it has loaded what it needs")
+        wait_until(lambda: is_waiting(process.pid), "it waits for its input")
         assert ("", []) == (children.read_text(), list(plain.tmp.iterdir()))
     process.kill()
     process.communicate()  # only now the shim can read its input to the end
 
     wait_until(lambda: not list(plain.tmp.iterdir()), "the folder is gone")
+
+
+def is_waiting(pid: int) -> bool:
+    """Say whether a process has read what it can and sleeps."""
+    system_call = Path(f"/proc/{pid}/wchan").read_text()
+    return "pipe" in system_call
 
 
 def test_unpacked_folder_has_our_marker(plain: Hand, binary: Path) -> None:
@@ -260,6 +316,10 @@ def test_daemon_needs_no_file_for_its_extension_modules(hand: Hand, binary: Path
 
     if unpacks(binary):
         assert [] == [name for name in names if f"/{name} (deleted)" not in mapped]
+    elif has_everything_inside(binary):
+        files_mapped = {line.split(maxsplit=5)[5] for line in mapped.splitlines() if "/" in line}
+        zone = {name for name in files_mapped if "/zoneinfo/" in name or name == "/etc/localtime"}
+        assert ({str(binary)}, []) == (files_mapped - zone, names)
     else:
         loaded = set(re.findall(r"/memfd:(\S+)", mapped))
         assert {"_ctypes", "_message", "_socket"} <= {name.partition(".")[0] for name in loaded}

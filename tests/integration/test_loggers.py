@@ -14,6 +14,8 @@ from shim.testing.containerd import Containerd
 from shim.ttrpc import RpcError
 from tests.integration.client import Guests, TaskClient, descriptors, wait_until
 
+pytestmark = pytest.mark.every_form
+
 READY: Final = "exec 5>&-"
 COPY: Final = 'cat <&3 >>"$here/out" & cat <&4 >>"$here/err" & wait'
 NOTE: Final = 'echo $$ >"$here/pid"; env | grep ^CONTAINER_ | sort >"$here/env"; echo "$*" >"$here/args"'

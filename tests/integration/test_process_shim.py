@@ -28,8 +28,10 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture(scope="module")
 def program(flavour: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example as a program that containerd finds by its name."""
-    if getattr(flavour, "kind", "") == "frozen":
-        command = [sys.executable, str(ROOT / "build/spec/build.py"), "process", "--script", str(SCRIPT)]
+    kind = getattr(flavour, "kind", "")
+    if kind != "unfrozen":
+        build = str(ROOT / "build/spec/build.py")
+        command = [sys.executable, build, "process", "--script", str(SCRIPT), "--form", kind]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return ROOT / "dist" / PROGRAM
     program = tmp_path_factory.mktemp("process") / PROGRAM

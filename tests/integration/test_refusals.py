@@ -20,6 +20,8 @@ from tests.integration import byhand
 from tests.integration.byhand import Hand, refusal
 from tests.integration.client import TaskClient
 
+pytestmark = pytest.mark.every_form
+
 pytest_generate_tests = byhand.pytest_generate_tests
 program, spawn, hand = byhand.program, byhand.spawn, byhand.hand
 

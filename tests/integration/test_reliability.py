@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.integration.archive import unpacks
-from tests.integration.byhand import find_program
+from tests.integration.conftest import find_program
 from tests.reliability import scenarios
 
 
 @pytest.fixture(scope="session")
 def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the frozen shim."""
-    return find_program("frozen", tmp_path_factory.mktemp("none"))
+    return find_program("image", tmp_path_factory.mktemp("none"))
 
 
 def test_one_start_after_the_other_works(binary: Path) -> None:

@@ -21,6 +21,8 @@ from shim.testing.leftovers import SOCKET_FOLDER, processes_of, read_process, so
 from shim.testing.releases import Release
 from tests.integration.client import TaskClient, shim_address, wait_until
 
+pytestmark = pytest.mark.every_form
+
 SANDBOX = "io.kubernetes.cri.sandbox-id"
 # Counts, a line every 20 ms, until SIGTERM ends it with 5; as pid 1 it would otherwise not heed that.
 COUNT = "trap 'exit 5' TERM; i=0; while :; do echo $i; i=$((i+1)); usleep 20000; done"

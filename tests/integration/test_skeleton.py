@@ -19,6 +19,7 @@ from shim.testing.releases import Release
 from tests.fakes import ROOT, python_path
 from tests.integration.byhand import Hand
 from tests.integration.client import wait_until
+from tests.integration.conftest import BINARIES, find_binary, kinds
 
 SCRIPTS: Final = {"skeleton": "skeleton.py", "skeleton-async": "skeleton_async.py"}
 STORY: Final = (
@@ -33,12 +34,10 @@ STORY: Final = (
 
 
 def find_skeleton(kind: str, name: str, folder: Path) -> Path:
-    """Return the skeleton of a kind (`frozen` or `unfrozen`); fails the test when it has not been built."""
+    """Return the skeleton of a kind (a form, or `unfrozen`); fails the test when it has not been built."""
     program = f"containerd-shim-{name}-v1"
     if kind != "unfrozen":
-        if not os.access(ROOT / "dist" / program, os.X_OK):
-            pytest.fail(f"there is no dist/{program}: build it with ./just build {name}", pytrace=False)
-        return ROOT / "dist" / program
+        return find_binary(BINARIES[kind].with_name(program))
     script = folder / program
     script.write_text(
         f"#!{sys.executable}\nimport runpy, sys\nsys.path.insert(0, {str(ROOT)!r})\n"
@@ -70,7 +69,7 @@ def hand(request: pytest.FixtureRequest, kind: str, spawn: str, tmp_path: Path) 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test by hand for each kind of shim that is asked for."""
     if "kind" in metafunc.fixturenames:
-        metafunc.parametrize("kind", metafunc.config.getoption("--shim").split(","))
+        metafunc.parametrize("kind", kinds(metafunc))
 
 
 def messages(log: str) -> list[str]:

@@ -50,7 +50,7 @@ def test_two_checkouts_give_the_same_bytes(tmp_path: Path) -> None:
     ("text", "shown"),
     [
         ("import os, time\nBEGUN = time.time()\nOWN = {'pid': os.getpid()}\nTOKEN = os.urandom(8)", _NAMED),
-        ("import os\nclass Kept:\n    token = os.urandom(8)", ("perhaps an attribute of an object or of a class",)),
+        ("import os\nclass Kept:\n    token = os.urandom(8)", ("no module's own value",)),
     ],
     ids=["modules", "class"],
 )
@@ -61,8 +61,8 @@ def test_what_differs_in_each_start_is_named(tmp_path: Path, text: str, shown: t
     done = run_build("differs", "--script", str(script))
 
     assert 1 == done.returncode
-    assert "two images of containerd-shim-differs-v1 differ" in done.stderr
-    assert "has to be the same each time" in done.stderr
+    assert "two runs of it differ" in done.stderr
+    assert "a time, a random number or the like" in done.stderr
     assert [] == [each for each in shown if each not in done.stderr]
     assert not (ROOT / "dist/containerd-shim-differs-v1").exists()
 
@@ -87,7 +87,6 @@ def test_script_that_does_not_come_to_its_entry_fails_the_build(tmp_path: Path) 
 
     assert 1 == done.returncode
     assert "no entry is reached" in done.stderr
-    assert "did not come to its entry, shim.run (exit 1)" in done.stderr
 
 
 _POINTERS: Final = """\
@@ -97,7 +96,7 @@ sys.path.insert(0, sys.argv[1])
 import image
 from cpython import BuildFailedError
 content = Path(sys.argv[2]).read_bytes()
-loaded = [each for each in image.segments(content) if each.kind == 1]
+loaded = [each for each in image.elf.segments(content) if each.kind == image.elf.LOAD]
 libc, first = [each for each in loaded if each.flags & 2][:2]
 thread = libc.address + 8
 data = struct.pack("<4Q", 5, thread, first.address, 0x7FFF00000000)

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.integration.conftest import FROZEN
+from tests.integration.conftest import BINARIES
 from tests.reliability import scenarios
 
 
@@ -18,7 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.reliability", description="Launches under fire.")
     parser.add_argument("--starts", type=int, default=10_000, help="some at a time (default 10000)")
     parser.add_argument("--at-once", type=int, default=200, help="all at the same time (default 200)")
-    parser.add_argument("--binary", type=Path, default=FROZEN, help=f"default {FROZEN}")
+    parser.add_argument("--binary", type=Path, default=BINARIES["image"], help="by default the image in dist/")
     options = parser.parse_args()
     for name, tally, seconds in scenarios.all_of(options.binary.absolute(), options.starts, options.at_once):
         counts = ", ".join(f"{count} {what}" for what, count in sorted(tally.items()))
