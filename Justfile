@@ -103,7 +103,7 @@ bench *ARGS:
     python build/spec/build.py pyrunc
     python -m tests.bench "$@"
 
-# launch in big numbers, at once, with a full disk, while the binary is replaced (--starts 10000 --at-once 200)
+# launch in big numbers, at once, with little of everything, while the binary is replaced (--starts 10000 --at-once 200)
 reliability *ARGS:
     @packaging/system-packages test
     python build/spec/build.py pyrunc

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.archive import unpacks
 from tests.integration.conftest import find_program
 from tests.reliability import scenarios
 
@@ -28,12 +27,32 @@ def test_forty_starts_at_once_work(binary: Path) -> None:
     assert Counter(working=40) == scenarios.at_once(binary, 40)
 
 
+def test_starts_of_a_cold_file_work(binary: Path) -> None:
+    """At once, while it is read."""
+    assert Counter(working=20) == scenarios.cold(binary, 20)
+
+
 @pytest.mark.parametrize("options", ["size=64k", "noexec"])
 def test_starts_work_where_nothing_can_be_unpacked(binary: Path, options: str) -> None:
-    """With Python in the bootloader; a binary that has to unpack itself fails with its own words."""
-    expected = "one clear error" if unpacks(binary) else "working"
+    """Nothing has to be."""
+    assert Counter(working=4) == scenarios.bad_temporary_folder(binary, 4, options)
 
-    assert Counter({expected: 4}) == scenarios.bad_temporary_folder(binary, 4, options)
+
+def test_a_file_that_ends_early_is_refused_or_killed(binary: Path) -> None:
+    """It is never taken for whole, and never hangs."""
+    tally = scenarios.binary_damaged(binary, 20)
+
+    assert tally["refused by the kernel"] > 0
+    assert tally["killed by the kernel"] > 0
+    assert tally["working"] > 0  # -v needs no late module, which are at the end
+
+
+def test_starts_with_little_memory_work_or_say_why(binary: Path) -> None:
+    """From some limit on they work."""
+    tally = scenarios.little_memory(binary, 16)
+
+    assert tally["working"] > 0
+    assert tally["killed by the kernel"] > 0
 
 
 def test_starts_work_during_upgrades(binary: Path) -> None:

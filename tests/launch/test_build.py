@@ -13,7 +13,7 @@ import pytest
 
 from tests.launch.conftest import ROOT, SCRIPT, run_build
 
-_PARTS: Final = ("shim", "build/spec", "build/launch", "build/onefile", "examples", "tests/launch/frozen")
+_PARTS: Final = ("shim", "build", "examples", "tests/launch/frozen")
 _END: Final = """
 from shim.runtime import image
 def launch():
