@@ -70,6 +70,8 @@ def _launch(
     except OSError as error:
         code = code or 1
         _complain(f"{runtime_id}: {_one_line(error)}")
+    except MemoryError:
+        _complain("not enough memory")
     os._exit(code)  # an orderly end costs milliseconds that containerd waits for
 
 
