@@ -66,7 +66,7 @@ def main() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, program):
         raise OSError(ctypes.get_errno(), "seccomp")
-    os.execv(words[0], words)
+    os.execv(words[0], words)  # noqa: S606
 
 
 if __name__ == "__main__":

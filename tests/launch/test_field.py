@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import os
 import re
 import resource
 import shutil
@@ -104,7 +103,8 @@ def test_shim_lives_beside_another_libc(inside: Tree, runtime_program: Path, sui
     for name in ("bin", "lib", "lib64"):  # what the package base-files makes
         if not (inside.root / name).exists():
             (inside.root / name).symlink_to(f"usr/{name}")
-    (shell := inside.root / "bin/sh").exists() or shell.symlink_to("dash")
+    if not (inside.root / "bin/sh").exists():
+        (inside.root / "bin/sh").symlink_to("dash")
     said = subprocess.run(["chroot", inside.root, "/bin/sh", "-c", "echo works"], capture_output=True, check=True)
     assert b"works\n" == said.stdout
 
@@ -127,7 +127,7 @@ def test_shim_lives_beside_another_libc(inside: Tree, runtime_program: Path, sui
 def test_shim_needs_no_temporary_folder(shim_program: Program, runtime_program: Path, commands: list[str]) -> None:
     """Nothing is unpacked, so it does not matter what TMPDIR is."""
     folder = "/mnt" if commands else "/nonexistent"
-    live(in_mounts(*commands) + [str(shim_program.path)], runtime_program, environment={"TMPDIR": folder})
+    live([*in_mounts(*commands), str(shim_program.path)], runtime_program, environment={"TMPDIR": folder})
 
 
 def test_shim_lives_on_a_read_only_root(shim_program: Program, runtime_program: Path) -> None:

@@ -140,7 +140,7 @@ def binary_replaced(binary: Path, count: int) -> Tally:
         is_over = threading.Event()
 
         def replace() -> None:
-            while not is_over.wait(0.3):
+            while not is_over.wait(0.02):
                 shutil.copy2(binary, hand.folder / "new")
                 (hand.folder / "new").replace(hand.program)
                 tally["upgrades"] += 1
@@ -174,7 +174,8 @@ def binary_damaged(binary: Path, count: int) -> Tally:
             try:
                 done = hand.run("-v")
             except OSError as error:
-                assert error.errno in (errno.ENOEXEC, errno.EINVAL, errno.EIO), error
+                if error.errno not in (errno.ENOEXEC, errno.EINVAL, errno.EIO):
+                    raise
                 tally["refused by the kernel"] += 1
                 continue
             tally[_judge(done, expected)] += 1

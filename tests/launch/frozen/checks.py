@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import time
+from typing import NoReturn
 
 from shim.runtime import image
 from tests.launch.frozen import ends, language, processes, surroundings
@@ -22,7 +23,7 @@ from tests.launch.frozen.registry import CHECKS
 _MODULES = (language, processes, surroundings)  # which fill CHECKS
 
 
-def launch() -> None:
+def launch() -> NoReturn:
     """Do what the command line says."""
     action, *words = sys.argv[1:] or ["facts"]
     if action in ends.ACTIONS:
@@ -49,5 +50,5 @@ def run(name: str) -> None:
 
 
 if image.is_being_made():
-    image.make(launch, lambda: None)  # type: ignore[arg-type]
+    image.make(launch, lambda: False)
 launch()

@@ -77,7 +77,6 @@ def chance() -> None:
     """Tell what no two starts may share."""
     import secrets
     import uuid
-
     from random import Random, SystemRandom
 
     print(
@@ -148,7 +147,7 @@ def end(how: str) -> None:
     elif how == "abort":
         os.abort()
     elif how == "thread":
-        threading.Thread(target=lambda: (time.sleep(0.05), print("thread", flush=True))).start()
+        threading.Timer(0.05, print, ("thread",)).start()
         sys.exit(4)
 
 

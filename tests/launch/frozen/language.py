@@ -6,6 +6,8 @@ import gc
 import os
 import sys
 import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from tests.launch.frozen.registry import check, expect, raised
 
@@ -48,6 +50,8 @@ def exceptions_have_causes_and_tracebacks() -> None:
 @check
 def exception_groups_split() -> None:
     group = ExceptionGroup("g", [ValueError(1), TypeError(2)])
+    matched: Any
+    rest: Any
     matched, rest = group.split(ValueError)
     expect(matched is not None and rest is not None)
     expect([type(each) for each in matched.exceptions + rest.exceptions] == [ValueError, TypeError])
@@ -179,22 +183,15 @@ def memory_errors_come_of_a_limit() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (300 << 20, hard))
     try:
         raised(MemoryError, bytearray, 1 << 29)
-        kept: list[bytes] = []
-
-        def fill() -> None:
-            while True:
-                kept.append(bytes(1 << 20))
-
-        raised(MemoryError, fill)
-        kept.clear()
-        del kept
         many: list[object] = []
 
-        def fill_small() -> None:
+        def fill(make: Callable[[], object]) -> None:
             while True:
-                many.append([None] * 20)
+                many.append(make())
 
-        raised(MemoryError, fill_small)
+        raised(MemoryError, fill, lambda: bytes(1 << 20))
+        many.clear()
+        raised(MemoryError, fill, lambda: [None] * 20)
         many.clear()
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
@@ -352,14 +349,15 @@ def late_imports_come_from_the_archive() -> None:
 
 @check
 def ctypes_is_missing_with_a_clear_error() -> None:
-    error = raised(ImportError, lambda: __import__("ctypes"))
+    error: Any = raised(ImportError, lambda: __import__("ctypes"))
     expect(isinstance(error, ModuleNotFoundError), repr(error))
     expect(error.name in ("ctypes", "_ctypes"), error.name)
 
 
 @check
 def a_missing_module_is_an_import_error() -> None:
-    expect(raised(ModuleNotFoundError, lambda: __import__("no_such_module")).name == "no_such_module")  # type: ignore[attr-defined]
+    error: Any = raised(ModuleNotFoundError, lambda: __import__("no_such_module"))
+    expect(error.name == "no_such_module", error)
 
 
 @check
@@ -373,9 +371,13 @@ def code_can_be_compiled_and_generated() -> None:
     expect(space["f"]([1, 2]) == [2, 4] and eval("1 + 1") == 2)  # noqa: S307
     point = dataclasses.make_dataclass("Point", [("x", int), ("y", int, 3)], frozen=True, slots=True)
     expect(point(1) == point(1, 3) and hash(point(1)) == hash(point(1)))
-    expect(enum.Enum("Colour", ["RED", "GREEN"])["RED"].value == 1)
-    made = typing.NamedTuple("made", [("a", int)])
-    expect(made(a=1)._replace(a=2).a == 2)
+    Colour: Any = enum.Enum("Colour", ["RED", "GREEN"])
+    expect(Colour["RED"].value == 1)
+
+    class Made(typing.NamedTuple):
+        a: int
+
+    expect(Made(a=1)._replace(a=2).a == 2)
 
 
 @check
@@ -390,7 +392,7 @@ def generators_and_coroutines_run() -> None:
     expect(next(generator) == 1 and generator.send("x") == "x")  # type: ignore[call-overload, attr-defined]
 
     @contextlib.contextmanager
-    def guarded() -> object:  # type: ignore[misc]
+    def guarded() -> Iterator[int]:
         yield 1
 
     with guarded() as value:
