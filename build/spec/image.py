@@ -86,7 +86,13 @@ def _record(program: Path, emulator: list[str]) -> tuple[int, bytes, list[Part]]
     parts = []
     while data:
         address, size = _PART.unpack_from(data)
-        parts.append(Part(address, data[_PART.size : _PART.size + size].rstrip(b"\0") if parts else data[_PART.size : _PART.size + size], size))
+        parts.append(
+            Part(
+                address,
+                data[_PART.size : _PART.size + size].rstrip(b"\0") if parts else data[_PART.size : _PART.size + size],
+                size,
+            )
+        )
         data = data[_PART.size + size :]
     places, *parts = parts
     return thread, places.data, parts

@@ -221,9 +221,7 @@ def _launch(shim: Shim) -> None:
 class _Life(EventsService):
     """One life of a shim's daemon, and all that it meets: the client, and the receiver of its events."""
 
-    def __init__(
-        self, shim: Shim, folder: str, host: FakeHost, calls: Callable[[FakeHost, str], Calls]
-    ) -> None:
+    def __init__(self, shim: Shim, folder: str, host: FakeHost, calls: Callable[[FakeHost, str], Calls]) -> None:
         bound = address.bind(os.path.join(folder, "s"))
         if bound is None:
             raise WarmUpError(f"another process listens in {folder}")

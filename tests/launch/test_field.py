@@ -133,7 +133,9 @@ def test_shim_needs_no_temporary_folder(shim_program: Program, runtime_program: 
 def test_shim_lives_on_a_read_only_root(shim_program: Program, runtime_program: Path) -> None:
     """But for the bundle and what containerd has it write to."""
     tmp = tempfile.gettempdir()
-    wrapper = in_mounts(f"mount --bind {tmp} {tmp}", "mount -o remount,bind,ro /", 'cd "$PWD"', "! touch /shim-test 2>&-")
+    wrapper = in_mounts(
+        f"mount --bind {tmp} {tmp}", "mount -o remount,bind,ro /", 'cd "$PWD"', "! touch /shim-test 2>&-"
+    )
     live([*wrapper, str(shim_program.path)], runtime_program)
 
 
