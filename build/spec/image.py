@@ -62,7 +62,7 @@ def make(program: Path, target: Path, emulator: list[str]) -> str:
 
 
 def _record(program: Path, emulator: list[str]) -> tuple[int, bytes, list[Part]]:
-    """Return what pthread_self() says in the main thread, what the archive keeps, and what the program has in memory."""
+    """Return what pthread_self() is in the main thread, what the archive keeps, and what the program has in memory."""
     # Nothing of the build shows: no environment, folder, configuration or time zone, not even the program's name.
     with tempfile.TemporaryDirectory() as folder:
         ended = subprocess.run(
