@@ -20,6 +20,8 @@ import elf  # beside this file
 from cpython import BuildFailedError
 
 VARIABLE: Final = "SHIM_BUILD_IMAGE"
+_DESCRIBE: Final = "SHIM_BUILD_DESCRIBE"  # shim/runtime/image.py
+_SHOWN: Final = 8
 _PAGE: Final = 0x10000  # the largest of the architectures'
 _PART: Final = struct.Struct("<QQ")
 _WORD: Final = struct.Struct("<Q")
@@ -50,7 +52,7 @@ def make(program: Path, target: Path, emulator: list[str]) -> str:
         raise BuildFailedError(
             f"no image of {program.name}: two runs of it differ{_first_difference(parts, again)}; before shim.run it"
             " keeps a time, a random number or the like, which belongs into the shim's methods"
-            " (--form static does without image)"
+            f" (--form static does without image){_explain(program, emulator)}"
         )
     content = program.read_bytes()
     _check_pointers(content, parts, thread)
@@ -63,24 +65,7 @@ def make(program: Path, target: Path, emulator: list[str]) -> str:
 
 def _record(program: Path, emulator: list[str]) -> tuple[int, bytes, list[Part]]:
     """Return what pthread_self() is in the main thread, what the archive keeps, and what the program has in memory."""
-    # Nothing of the build shows: no environment, folder, configuration or time zone, not even the program's name.
-    with tempfile.TemporaryDirectory() as folder:
-        ended = subprocess.run(
-            [*emulator, str(program)] if emulator else ["shim"],
-            executable=None if emulator else program,
-            env={VARIABLE: "stdout", "CONTAINERD_SHIM_CONFIG": "", "TZ": "UTC0"},
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_TIMEOUT_S,
-        )
-    data = ended.stdout
-    if ended.returncode or not data:
-        lines = [line for line in ended.stderr.decode(errors="replace").splitlines() if not line.startswith("[PYI-")]
-        why = "it ends without a call of shim.run"
-        if ended.returncode:
-            why = lines.pop() if lines else f"it ends with {ended.returncode} before shim.run"
-        raise BuildFailedError("\n".join([*lines, f"no image of {program.name}: {why}"]))
+    data = _run(program, emulator, {}).stdout
     (thread,) = _WORD.unpack_from(data)
     data = data[_WORD.size :]
     parts = []
@@ -96,6 +81,35 @@ def _record(program: Path, emulator: list[str]) -> tuple[int, bytes, list[Part]]
         data = data[_PART.size + size :]
     places, *parts = parts
     return thread, places.data, parts
+
+
+def _run(program: Path, emulator: list[str], more: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+    # Nothing of the build shows: no environment, folder, configuration or time zone, not even the program's name.
+    with tempfile.TemporaryDirectory() as folder:
+        ended = subprocess.run(
+            [*emulator, str(program)] if emulator else ["shim"],
+            executable=None if emulator else program,
+            env={VARIABLE: "stdout", "CONTAINERD_SHIM_CONFIG": "", "TZ": "UTC0", **more},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TIMEOUT_S,
+        )
+    if ended.returncode or not ended.stdout:
+        lines = [line for line in ended.stderr.decode(errors="replace").splitlines() if not line.startswith("[PYI-")]
+        why = "it ends without a call of shim.run"
+        if ended.returncode:
+            why = lines.pop() if lines else f"it ends with {ended.returncode} before shim.run"
+        raise BuildFailedError("\n".join([*lines, f"no image of {program.name}: {why}"]))
+    return ended
+
+
+def _explain(program: Path, emulator: list[str]) -> str:
+    """Say which attributes of modules differ in two runs, as far as their values show it."""
+    one, other = (_run(program, emulator, {_DESCRIBE: "1"}).stderr.decode(errors="replace") for _ in range(2))
+    known = set(other.splitlines())
+    changed = [line for line in one.splitlines() if line not in known][:_SHOWN]
+    return "".join(f"\n  {line}" for line in changed or ["no module's own value; perhaps an object's, or a class's"])
 
 
 def _first_difference(parts: list[Part], again: list[Part]) -> str:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
+# Set by the build alone, when two images differ: what modules hold goes to stderr, to see which.
+DESCRIBE_VARIABLE = "SHIM_BUILD_DESCRIBE"
+
+
 def is_being_made() -> bool:
     """Say whether this process is the one of the build that becomes the image."""
     if "_shim_image" not in sys.builtin_module_names:
@@ -38,7 +42,10 @@ def make(launch: Callable[[], NoReturn], warm_up: Callable[[], bool]) -> NoRetur
     _refuse_what_is_lost()
     is_warm = warm_up()
     del warm_up
+    is_told = DESCRIBE_VARIABLE in os.environ
     places = _forget_the_build()
+    if is_told:
+        _describe()
 
     def resume(words: list[str]) -> NoReturn:
         _look_around(words)
@@ -93,6 +100,13 @@ def _name_child(ended: os.waitid_result | None) -> str:
             return f"{file.read().strip()!r}"
     except (OSError, IndexError):
         return "process"
+
+
+def _describe() -> None:
+    for name, module in sorted(sys.modules.items()):
+        for attribute, value in vars(module).items():
+            if type(value) in (int, float, str, bytes, tuple, list, dict, set) and not attribute.startswith("__"):
+                sys.stderr.write(f"{name}.{attribute} = {value!r:.200}\n")
 
 
 def _forget_the_build() -> bytes:
