@@ -76,6 +76,11 @@ arm64 *ARGS:
     python build/spec/build.py checks --script tests/launch/frozen/checks.py --arch arm64
     python -m pytest -m arm64 tests/launch "$@"
 
+# renew the list of functions that lie side by side in a shim, after CPython's version has changed
+order:
+    @packaging/system-packages test
+    python build/spec/order.py
+
 # feed hostile bytes to the ttrpc core (--inputs N --seed S --target NAME --engine random|atheris)
 fuzz *ARGS:
     @case " $* " in *atheris*) python -c 'import atheris' 2>&- || python -m pip install -q --group fuzz ;; esac

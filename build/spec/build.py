@@ -1,11 +1,11 @@
 """Builds the shims' binaries:  python build/spec/build.py [NAME] [--script FILE] [--form FORM] [--arch ARCH] [--force]
 
 Freezes what NAME.spec beside this file describes (without NAME: each spec; with a script: that, whatever it imports)
-into dist/, unless the binary there already is of these sources and tools.  Three forms: `image`, a static program that
-starts as an image of itself; `static`, the same without its image, into dist/static/; `onefile`, into dist/onefile/, what
-runs the Python of this machine, for scripts that import extension modules of others.  Of a script, `image` means the one
-of these two that it can be, and the binary is in dist/.  Another architecture than this machine's has a folder of its
-own, dist/ARCH/.  Work files and PyInstaller's log go to .work/build/.
+into dist/, unless the binary there already is of these sources and tools.  Three forms: `image`, a static program
+that starts as an image of itself; `static`, the same without its image, into dist/static/; `onefile`, into
+dist/onefile/, what runs the Python of this machine, for scripts that import extension modules of others.  Of a script,
+`image` means the one of these two that it can be, and the binary is in dist/.  Another architecture than this machine's
+has a folder of its own, dist/ARCH/.  Work files and PyInstaller's log go to .work/build/.
 """
 
 from __future__ import annotations

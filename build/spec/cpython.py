@@ -40,6 +40,8 @@ FLAGS: Final = (
     "-fno-stack-protector",
     "-ffunction-sections",  # static.py puts those that a launch calls side by side
 )
+# To be raised with every change of `_build` that its commands do not show.
+_RECIPE: Final = "1"
 LEFT_OUT: Final = (
     *("_bz2", "_ctypes", "_ctypes_test", "_curses", "_curses_panel", "_dbm", "_gdbm", "_hashlib", "_lzma", "_ssl"),
     *("_sqlite3", "_tkinter", "_uuid", "readline", "_interpreters", "_interpchannels", "_interpqueues"),
@@ -61,7 +63,7 @@ class BuildFailedError(Exception):
 
 
 class Python(NamedTuple):
-    """A built CPython: `folder` holds build/ (libraries, headers), source/, and bin/ and lib/ of one that can be run."""
+    """A built CPython: `folder` holds build/ (libraries, headers), source/, and what can be run, bin/ and lib/."""
 
     architecture: str
     folder: Path
@@ -157,9 +159,9 @@ def find(architecture: str) -> Python:
     """
     native = None if architecture == machine() else find(machine())
     compiler = Compiler(architecture)
-    texts = [Path(__file__).read_bytes(), compiler.describe().encode()]
-    inputs = [sources.PYTHON, sources.ZLIB, sources.compiler()]
-    digest = hashlib.sha256(b"\0".join([*texts, *(source.sha256.encode() for source in inputs)])).hexdigest()
+    inputs = (source.sha256 for source in (sources.PYTHON, sources.ZLIB, sources.compiler()))
+    recipe = [_RECIPE, compiler.describe(), *_configuration(architecture, None), *_ZLIB_FILES, *inputs]
+    digest = hashlib.sha256("\0".join(recipe).encode()).hexdigest()
     folder = sources.cache() / f"python-{architecture}" / digest[:16]
     with locked(folder):
         if not (folder / "complete").is_file():
@@ -190,12 +192,14 @@ def _build(architecture: str, folder: Path, compiler: Compiler, native: Python |
         for name in _ZLIB_FILES:  # this compiler takes one file at a time
             steps.run("zlib", ["cc", *FLAGS, "-DHAVE_UNISTD_H", "-c", f"{name}.c"], folder / "zlib")
         steps.run("zlib", ["ar", "rcsD", "../libz.a", *names], folder / "zlib")
-        steps.run("configure", _configuration(architecture, folder, native), folder / "build", parts=900)
+        if native is not None:
+            _take_answers(native, folder / "build" / "config.cache")
+        steps.run("configure", _configuration(architecture, native), folder / "build", parts=900)
         steps.run("compile", ["make", f"-j{os.cpu_count() or 1}", "all"], folder / "build", parts=420)
     _make_runnable(folder)
 
 
-def _configuration(architecture: str, folder: Path, native: Python | None) -> list[str]:
+def _configuration(architecture: str, native: Python | None) -> list[str]:
     flags = " ".join(FLAGS)
     command = [
         "../source/configure",
@@ -222,19 +226,18 @@ def _configuration(architecture: str, folder: Path, native: Python | None) -> li
         "--with-pkg-config=no",
         "ac_cv_file__dev_ptmx=yes",
         "ac_cv_file__dev_ptc=no",
-        # By name in libc.a alone, so that musl's and a newer one of it give the same.
         *(f"py_cv_module_{module}=n/a" for module in LEFT_OUT),
     ]
     if native is None:
         return command
-    shared = [
-        line
-        for line in (native.folder / "build" / "config.cache").read_text().splitlines()
-        if not line.startswith(_NOT_SHARED)
-    ]
-    (folder / "build" / "config.cache").write_text("\n".join(shared) + "\n")
     command += [f"--host={architecture}-linux-musl", f"--build={native.architecture}-linux-musl"]
     return [*command, f"--with-build-python={native.executable}"]
+
+
+def _take_answers(native: Python, path: Path) -> None:
+    """Write the answers of the native configure that hold for a machine whose programs cannot be run here."""
+    lines = (native.folder / "build" / "config.cache").read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if not line.startswith(_NOT_SHARED)) + "\n")
 
 
 def _make_runnable(folder: Path) -> None:
@@ -255,7 +258,10 @@ def unpack(archive: Path, target: Path) -> None:
     for stale in (half, target):
         shutil.rmtree(stale, ignore_errors=True)
     with tarfile.open(archive) as tar:
-        tar.extractall(half, filter="data") if hasattr(tarfile, "data_filter") else tar.extractall(half)  # noqa: S202
+        if hasattr(tarfile, "data_filter"):
+            tar.extractall(half, filter="data")
+        else:  # Python before 3.11.4; the archive's hash is pinned
+            tar.extractall(half)  # noqa: S202
     (only,) = half.iterdir()
     only.rename(target)
     half.rmdir()
@@ -265,7 +271,7 @@ def _unpack_wheel(wheel: Path, target: Path) -> None:
     half = target.with_name(f".{target.name}.half")
     shutil.rmtree(half, ignore_errors=True)
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(half)
+        archive.extractall(half)  # noqa: S202  (its hash is pinned)
     (half / "ziglang" / "zig").chmod(0o755)
     half.rename(target)
 

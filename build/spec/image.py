@@ -64,23 +64,17 @@ def make(program: Path, target: Path, emulator: list[str]) -> str:
 
 
 def _record(program: Path, emulator: list[str]) -> tuple[int, bytes, list[Part]]:
-    """Return what pthread_self() says in the main thread, what the archive keeps, and what is in memory."""
+    """Return what pthread_self() is in the main thread, what the archive keeps, and what the program has in memory."""
     data = _run(program, emulator, {}).stdout
     (thread,) = _WORD.unpack_from(data)
     data = data[_WORD.size :]
-    parts = []
+    raw = []
     while data:
         address, size = _PART.unpack_from(data)
-        parts.append(
-            Part(
-                address,
-                data[_PART.size : _PART.size + size].rstrip(b"\0") if parts else data[_PART.size : _PART.size + size],
-                size,
-            )
-        )
+        raw.append((address, data[_PART.size : _PART.size + size]))
         data = data[_PART.size + size :]
-    places, *parts = parts
-    return thread, places.data, parts
+    (_, places), *parts = raw
+    return thread, places, [Part(address, each.rstrip(b"\0"), len(each)) for address, each in parts]
 
 
 def _run(program: Path, emulator: list[str], more: dict[str, str]) -> subprocess.CompletedProcess[bytes]:

@@ -89,8 +89,8 @@ TOOLS: Final = (
         "setuptools==84.2.1",
     ),
 )
-# Clang, LLD and musl's sources in one wheel, which compiles for every architecture.  Clang 18: 19 lost speed in Python's
-# main loop.
+# Clang, LLD and musl's sources in one wheel, which compiles for every architecture.  Clang 18, since 19 lost speed in
+# Python's main loop.
 COMPILERS: Final = {
     "x86_64": Source(
         "ziglang-0.13.0-py3-none-manylinux_2_12_x86_64.manylinux2010_x86_64.musllinux_1_1_x86_64.whl",

@@ -1,6 +1,6 @@
 """What a runc shim's daemon is asked while its image is made: the life of a container, and of an exec in it.
 
-Rule: nothing outside of the folder; no program runs (shim/runtime/warm_up.py), and stdio is fifos that nothing writes to.
+Rule: nothing outside of the folder; no program runs (shim/runtime/warm_up.py), and nothing writes to the stdio fifos.
 """
 
 from __future__ import annotations

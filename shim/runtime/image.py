@@ -34,7 +34,8 @@ def is_being_made() -> bool:
 def make(launch: Callable[[], NoReturn], warm_up: Callable[[], bool]) -> NoReturn:
     """Become the image: warm up, drop what belongs to the build, and let each start call `launch`.
 
-    `warm_up` says whether whole lives have been run, so that code is as it shall stay.  The interpreter writes the image down when the last frame has ended.
+    `warm_up` returns whether whole lives have been run: then code stays as it is.  The interpreter writes the image
+    when the last frame has ended.
     """
     import _shim_image
 
@@ -127,7 +128,7 @@ def _forget_the_build() -> bytes:
     if "threading" in sys.modules:
         sys.modules["threading"].main_thread()._native_id = None
     if "tempfile" in sys.modules:
-        sys.modules["tempfile"].__dict__.update(_name_sequence=None, tempdir=None)
+        sys.modules["tempfile"].__dict__.update({"_name_sequence": None, "tempdir": None})
     # What these take from the clock and the kernel when they are imported.
     if "random" in sys.modules:
         sys.modules["random"].seed(0)  # a start seeds it anew, as the child of a fork does

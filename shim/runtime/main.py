@@ -36,9 +36,9 @@ def run(
     """Be the shim `runtime_id` (such as `io.containerd.pyrunc.v1`) and end the process with containerd's exit codes.
 
     `shim` is a subclass of `Shim`, or a function with the arguments of its constructor that returns one, so that
-    importing it can wait until it is needed.  `arguments` are those of the command line.  `warm_up` yields what a daemon
-    is asked while the image of a static binary is made (shim/runtime/warm_up.py).  Exit codes: 0 success, 1 the
-    action failed (one line on stderr says why), 2 the command line is wrong.
+    importing it can wait until it is needed.  `arguments` are those of the command line.  `warm_up` yields the calls
+    that a daemon gets while the image of a static binary is made (shim/runtime/warm_up.py).  Exit codes: 0 success, 1
+    the action failed (one line on stderr says why), 2 the command line is wrong.
     """
     gc.disable()  # nothing of a short process, nor of a daemon's imports, is garbage; the daemon enables it
     if "_shim_image" in sys.builtin_module_names:  # a static binary, perhaps the process of its build

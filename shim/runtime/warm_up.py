@@ -1,8 +1,8 @@
 """What warms the image of a binary up: every import of a shim's three processes, and the life of a daemon some times.
 
-Rule: the same each time, since two builds have to give the same bytes: one thread, no child, no time to wait for, and no
-file that stays.  FakeHost are not run: a spawn says that they have ended well.  Python rewrites code while it runs it for
-the first times (PEP 659), and a process that starts from the image would have to copy each page that this touches.
+Rule: the same each time and on every machine, since two builds have to give the same bytes: one thread, no child, and
+`FakeHost` in the place of what differs.  It writes into the working directory alone.  Python specializes code while it
+runs it for the first times (PEP 659); a process that starts from the image runs it as it is by then.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     Calls = Generator[tuple[str, str, bytes], bytes, None]
     """Yields service, method and request, and is resumed with the response."""
 
-# After some calls Python has compiled a function for the types that it meets; what is called once in a life needs these.
+# After some calls Python has specialized a function for the types that it meets; one call in a life is too few.
 _LIVES: Final = 6
 _LIMIT_S: Final = 20.0
 # Above what the kernel ever gives to a process.
@@ -71,7 +71,7 @@ def warm_up(
 ) -> bool:
     """Load all of a shim, and run it; say whether whole lives of a daemon were run.
 
-     `calls` are what its daemon is asked, given the host that it sees and a folder of its own.
+    `calls` are what its daemon is asked, given the host that it sees and a folder of its own.
 
     Raises:
         WarmUpError: The daemon failed a call, or took too long.

@@ -168,7 +168,7 @@ def test_the_interpreter_passes_the_check(name: str) -> None:
     assert (name, None) == (answer["name"], answer["error"])
 
 
-# Writes an image as build/launch/image.c does: the name of its thread, then one part, in which there is a word.
+# Writes an image as build/launch/image.c does: the name of its thread, no places, then one part, in which is a word.
 RECORDED: Final = """
 #include <stdint.h>
 #include <sys/mman.h>
@@ -177,7 +177,7 @@ static int data;
 int main(void) {{
     int stack = 0;
     void *mapped = mmap(0, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    uintptr_t words[] = {{1, 0x10000000, 8, (uintptr_t){place}}};
+    uintptr_t words[] = {{1, 0, 0, 0x10000000, 8, (uintptr_t){place}}};
     (void)mapped, (void)&stack, (void)&data;
     return write(1, words, sizeof words) != sizeof words;
 }}
