@@ -184,8 +184,15 @@ int posix_memalign(void **result, size_t alignment, size_t size) {
     return 0;
 }
 
+/* A thread that frees the block before this one changes what tells of a mapping, so dlmalloc would err without the lock. */
 size_t malloc_usable_size(void *pointer) {
-    return dlmalloc_usable_size(pointer);
+    size_t size = 0;
+
+    if (!PREACTION(gm)) {
+        size = dlmalloc_usable_size(pointer);
+        POSTACTION(gm);
+    }
+    return size;
 }
 
 int malloc_trim(size_t pad) {

@@ -46,6 +46,8 @@ struct block {
 };
 
 static void check_block(const struct block *block) {
+    for (int number = 0; number < 50; number++) /* while others free what lies beside it */
+        CHECK(malloc_usable_size(block->start) >= block->size);
     for (size_t at = 0; at < block->size; at += block->size / 8 + 1)
         CHECK(block->start[at] == block->mark);
     if (block->size > 0)
