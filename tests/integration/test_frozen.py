@@ -29,7 +29,7 @@ from tests.integration.byhand import RUNTIME_ID, Hand, finish, wait_gone
 from tests.integration.client import descriptors
 from tests.integration.conftest import BINARIES, PROJECT, SHIM, find_binary, kinds, wait_until
 
-MAX_BYTES: Final = 14_000_000
+MAX_BYTES: Final = 17_500_000
 ROOMS: Final = ("engine", "host", "runtime", "ttrpc")
 # Never loaded by a daemon: they are for who asks, or for the build, and __main__ is the binary's own script.
 NOT_FROZEN: Final = {"shim.engine.__main__", "shim.ttrpc.sync"}
