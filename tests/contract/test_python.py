@@ -14,7 +14,8 @@ WAITS: Final = {"os.wait", "os.wait3", "os.wait4", "os.waitpid", "os.waitid"}
 # `start`, which has one thread then and becomes the daemon by it.
 MAY_FORK: Final = {"shim/runtime/daemon.py"}
 # idmap's child has ended before it is known, sends no signal, and is seen by no wait for just any child.
-MAY_WAIT: Final = {"shim/host/idmap.py", "shim/runtime/reaper.py"}
+# image looks, in the build alone, whether there is a child, and collects none.
+MAY_WAIT: Final = {"shim/host/idmap.py", "shim/runtime/image.py", "shim/runtime/reaper.py"}
 
 
 def find_calls(source: str, names: set[str]) -> Iterator[str]:

@@ -10,7 +10,10 @@ from shim.runtime.daemon import UNPACK_MARKER
 
 
 def contents(binary: Path) -> tuple[dict[str, bytes], set[str]]:
-    """Return the files that are in the binary, and the names of the modules in its archive."""
+    """Return the files that are in the binary, and the names of the modules in its archive.
+
+    An image has no archive that can be read.
+    """
     archive = _open(binary)
     files = {name: archive.extract(name) for name, entry in archive.toc.items() if entry[-1] in {"a", "b", "n", "x"}}
     return files, set(archive.open_embedded_archive("PYZ.pyz").toc)
@@ -32,9 +35,11 @@ def _open(binary: Path) -> Any:
 
 def unpacks(binary: Path) -> bool:
     """Say whether the binary unpacks itself, as a onefile may: each way has a mark of its own among its files."""
+    if is_static(binary.read_bytes()):
+        return False
     files, _ = contents(binary)
 
-    assert is_static(binary.read_bytes()) or (UNPACK_MARKER in files) != ("shim-embedded" in files)
+    assert (UNPACK_MARKER in files) != ("shim-embedded" in files)
     return UNPACK_MARKER in files
 
 
