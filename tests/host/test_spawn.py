@@ -50,6 +50,27 @@ def end_of(child: tuple[int, int]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+_OTHERS: Final[set[int]] = set()
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    """Know the children of other tests' fixtures, such as a containerd that serves until the end."""
+    _OTHERS.clear()
+    _OTHERS.update(children())
+
+
+def children() -> set[int]:
+    """Return the pids of this process's children, those that have ended and are not collected too."""
+    found = process.find_descendants(os.getpid())
+    return {pid for pid in found if f"PPid:\t{os.getpid()}\n" in Path(f"/proc/{pid}/status").read_text()}
+
+
+def own_children() -> list[int]:
+    """Return those that the test has started."""
+    return sorted(children() - _OTHERS)
+
+
 @pytest.fixture
 def slow(tmp_path: Path) -> Iterator[SlowProgram]:
     """Return a program whose exec has to be let go."""
@@ -202,7 +223,7 @@ def test_a_failure_tells_errno_and_path_and_leaves_nothing(
     assert (code, os.strerror(code)) == (caught.value.errno, caught.value.strerror)
     assert str(tmp_path / (folder or file)) == caught.value.filename
     assert before == open_descriptors()
-    assert {} == process.find_descendants(os.getpid())
+    assert [] == own_children()
 
 
 def test_too_many_arguments_are_refused(calls: Calls) -> None:
@@ -211,7 +232,7 @@ def test_too_many_arguments_are_refused(calls: Calls) -> None:
         calls.spawn(["/bin/true", *["x" * 100_000] * 200])
 
     assert errno.E2BIG == caught.value.errno
-    assert {} == process.find_descendants(os.getpid())
+    assert [] == own_children()
 
 
 def test_a_descriptor_that_is_not_open_is_refused(calls: Calls) -> None:
@@ -236,7 +257,7 @@ def test_wrong_arguments_are_refused(calls: Calls) -> None:
         with pytest.raises((TypeError, ValueError)):
             calls.spawn(**{"argv": ["true"], "file": "/bin/true", **given})  # type: ignore[arg-type]
 
-    assert {} == process.find_descendants(os.getpid())
+    assert [] == own_children()
 
 
 def test_other_threads_go_on_while_an_exec_is_slow(calls: Calls, slow: SlowProgram) -> None:
@@ -244,7 +265,7 @@ def test_other_threads_go_on_while_an_exec_is_slow(calls: Calls, slow: SlowProgr
     thread = SpawnThread(calls, slow.path)
     thread.start()
     assert wait_until(slow.is_waiting)
-    told, children = thread.told_pid, [*process.find_descendants(os.getpid())]
+    told, children = thread.told_pid, own_children()
     is_alive = thread.is_alive()
     slow.let_go()
     thread.join(PATIENCE_S)
@@ -260,7 +281,7 @@ def test_a_child_that_is_killed_before_its_exec_is_a_child_that_was_killed(calls
     thread = SpawnThread(calls, slow.path)
     thread.start()
     assert wait_until(slow.is_waiting)
-    (pid,) = process.find_descendants(os.getpid())
+    (pid,) = own_children()
     os.kill(pid, signal.SIGKILL)
     thread.join(PATIENCE_S)
 
@@ -286,7 +307,7 @@ def test_a_thousand_spawns_leave_nothing(calls: Calls) -> None:
 
     assert [0] * 1000 == codes
     assert before == open_descriptors()
-    assert {} == process.find_descendants(os.getpid())
+    assert [] == own_children()
 
 
 def test_a_spawn_needs_no_free_descriptor(calls: Calls) -> None:
