@@ -141,7 +141,8 @@ def binary_replaced(binary: Path, count: int) -> Tally:
 
         def replace() -> None:
             while not is_over.wait(0.02):
-                shutil.copy2(binary, hand.folder / "new")
+                # By another process: a start that this one forks meanwhile would have the file open, and find it busy.
+                subprocess.run(["cp", binary, hand.folder / "new"], check=True)
                 (hand.folder / "new").replace(hand.program)
                 tally["upgrades"] += 1
 
