@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 # What PyInstaller's bootloader sets for itself, and what must not change the meaning of an engine's own start.
 _FREEZER_PREFIX = "_PYI_"
-_LONGEST_COMMAND = 1 << 20
+_BLOCK = 4096
 _DROPPED = frozenset({"NOTIFY_SOCKET", "PYINSTALLER_RESET_ENVIRONMENT", "PYINSTALLER_SUPPRESS_SPLASH_SCREEN"})
 
 
@@ -170,13 +170,22 @@ def find_by_arguments(*words: str) -> list[int]:
                 # Not by a file object, whose making and looking takes three times as many system calls.
                 cmdline = os.open(f"/proc/{name}/cmdline", os.O_RDONLY | os.O_CLOEXEC)
                 try:
-                    if wanted.issubset(os.read(cmdline, _LONGEST_COMMAND).split(b"\0")):
+                    if wanted.issubset(_read_whole(cmdline).split(b"\0")):
                         found.append(int(name))
                 finally:
                     os.close(cmdline)
             except OSError:
                 continue  # it has just ended
     return found
+
+
+def _read_whole(fd: int) -> bytes:
+    """Read to the end, which a short read is in /proc; by small blocks, since nearly all command lines are short."""
+    data = chunk = os.read(fd, _BLOCK)
+    while len(chunk) == _BLOCK:
+        chunk = os.read(fd, _BLOCK)
+        data += chunk
+    return data
 
 
 def find_descendants(pid: int) -> dict[int, int]:
