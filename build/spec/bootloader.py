@@ -20,7 +20,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -151,17 +151,24 @@ def _unpack_headers(path: str, target: Path) -> Path:
 
 def _write_modules(path: Path) -> None:
     """Write the table of the modules that are compiled in."""
-    arrays, rows = [], []
-    for number, name in enumerate(EMBEDDED):
+    codes = {}
+    for name in EMBEDDED:
         file = Path(encodings.__path__[0], f"{name.partition('.')[2] or '__init__'}.py")
         code = compile(file.read_bytes(), f"<frozen {name}>", "exec", dont_inherit=True, optimize=2)
-        data = marshal.dumps(code)
-        arrays.append(f"static const unsigned char code_{number}[] = {{{','.join(map(str, data))}}};\n")
-        row = f'.name = "{name}", .code = code_{number}, .size = {len(data)}, .is_package = {int("." not in name)}'
+        codes[name] = marshal.dumps(code)
+    path.write_text(module_table(codes))
+
+
+def module_table(codes: Mapping[str, bytes]) -> str:
+    """Return the C source of `embedded_modules`: marshalled code by the names of modules, of which one is a package."""
+    arrays, rows = [], []
+    for number, (name, code) in enumerate(codes.items()):
+        arrays.append(f"static const unsigned char code_{number}[] = {{{','.join(map(str, code))}}};\n")
+        row = f'.name = "{name}", .code = code_{number}, .size = {len(code)}, .is_package = {int("." not in name)}'
         rows.append(f"    {{{row}}},\n")
     table = f"const struct _frozen embedded_modules[] = {{\n{''.join(rows)}    {{.name = NULL}},\n}};\n"
     declared = "extern const struct _frozen embedded_modules[];\n"
-    path.write_text(f"#include <Python.h>\n{''.join(arrays)}{declared}{table}")
+    return f"#include <Python.h>\n{''.join(arrays)}{declared}{table}"
 
 
 def _link(library: Path) -> Iterator[str]:

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 import cpython  # beside this file
 import elf
 import sources
+from bootloader import EMBEDDED, module_table
 from cpython import FLAGS, BuildFailedError, Compiler, Python, Steps, locked, unpack
 
 HERE: Final = Path(__file__).resolve().parent
@@ -37,8 +38,6 @@ _RENAMED: Final = {
     "pyi_main.c": {"pyi_archive_open": "boot_archive_open", "realpath": "boot_realpath"},
     "pyi_dylib_python.c": {"dlopen": "boot_dlopen", "dlsym": "boot_dlsym", "dlclose": "boot_dlclose"},
 }
-# Modules that the interpreter needs before it can read an archive.
-_EMBEDDED: Final = ("encodings", "encodings.aliases", "encodings.utf_8")
 _STRICT: Final = ("-std=gnu11", "-Wall", "-Wextra", "-Werror")
 # malloc is ours: without these the compiler takes malloc and memset, in calloc, for calloc.
 _OWN_MALLOC: Final = ("-fno-builtin-malloc", "-fno-builtin-calloc", "-fno-builtin-realloc", "-fvisibility=hidden")
@@ -233,18 +232,10 @@ def _write_modules(native: Python, path: Path) -> None:
         "    print(name, marshal.dumps(code).hex())\n"
     )
     library = native.folder / "lib" / f"python{cpython.VERSION}"
-    command = [str(native.executable), "-I", "-S", "-c", program, str(library), *_EMBEDDED]
+    command = [str(native.executable), "-I", "-S", "-c", program, str(library), *EMBEDDED]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    arrays, rows = [], []
-    for number, line in enumerate(said.splitlines()):
-        name, _, data = line.partition(" ")
-        code = bytes.fromhex(data)
-        arrays.append(f"static const unsigned char code_{number}[] = {{{','.join(map(str, code))}}};\n")
-        row = f'.name = "{name}", .code = code_{number}, .size = {len(code)}, .is_package = {int("." not in name)}'
-        rows.append(f"    {{{row}}},\n")
-    declared = "extern const struct _frozen embedded_modules[];\n"
-    table = f"const struct _frozen embedded_modules[] = {{\n{''.join(rows)}    {{.name = NULL}},\n}};\n"
-    path.write_text(f"#include <Python.h>\n{''.join(arrays)}{declared}{table}")
+    lines = (line.partition(" ") for line in said.splitlines())
+    path.write_text(module_table({name: bytes.fromhex(code) for name, _, code in lines}))
 
 
 def _write_functions(source: Path, path: Path) -> None:
