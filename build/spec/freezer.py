@@ -212,7 +212,7 @@ def _codecs() -> list[str]:
 
 
 def _unused_codecs(keeps: frozenset[str]) -> list[str]:
-    """Return those that stay out, but for shims whose imports nobody here knows."""
+    """Return the codecs that stay out; none where the shim's imports are not known."""
     return [] if keeps >= ANYTHING else [f"encodings.{codec}" for codec in _codecs() if codec not in _CODECS]
 
 
@@ -273,9 +273,9 @@ def _foreign_module(analysis: Any) -> str:
     for node in analysis.graph.nodes():
         file = getattr(node, "filename", None)
         if file and not str(file).startswith(own):
-            for needed in analysis.graph.getReferences(node):
-                if getattr(needed, "identifier", "") in _NEED_LIBRARIES:
-                    return str(needed.identifier)
+            for imported in analysis.graph.getReferences(node):
+                if getattr(imported, "identifier", "") in _NEED_LIBRARIES:
+                    return str(imported.identifier)
     return ""
 
 

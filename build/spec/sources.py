@@ -1,4 +1,4 @@
-"""What a static shim is made of besides this project: each input by name, size of trust and SHA-256, fetched once.
+"""What a static shim is made of besides this project: each input by name and SHA-256, fetched once.
 
 Rule: nothing is used whose hash is not the pinned one, wherever it came from.  Fetched files stay in the user's cache
 folder, outside the clone.  CPython, zlib and dlmalloc come from Debian's archive by apt, the rest from PyPI by pip; a

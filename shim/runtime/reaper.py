@@ -2,8 +2,8 @@
 
 Rule: the only place that waits for children.  No lock is held while a child becomes its program, which may take long;
 an exit that may be such a child's is kept until its spawn has returned.  Exits of processes that were not spawned here
-(containers' own, adopted as subreaper) go to the open windows and to the one listener; what nobody knows is consumed in
-silence.  The monitor hears of all of them.
+(containers' own, adopted as subreaper) go to the open windows and to the one listener; exits of unknown pids are
+discarded.  The monitor hears of all of them.
 """
 
 from __future__ import annotations
